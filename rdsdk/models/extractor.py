@@ -1,0 +1,76 @@
+"""waveform (B, S) -> frames (B, T, C): nine valid convolutions, 400 samples a frame, 320 apart.
+
+Shapes: B batch, S samples, T = (S - 80) // 320 frames, C channels of the last convolution.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, EncoderConfig
+
+
+def frame_count(samples: int) -> int:
+    """Frames that S samples give: T = (S - 80) // 320, none below 400 samples."""
+    return max(0, (samples - OVERLAP_SAMPLES) // HOP_SAMPLES)
+
+
+class TimeNorm(nn.Module):
+    """GroupNorm with one group a channel: each channel is normalised over the whole recording.
+
+    Its statistics see every sample, padding included, so a row of a padded batch does not equal
+    the same recording alone, and nothing with this norm can stream. As published.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(Tensor(channels).fill_(1.0))
+        self.bias = nn.Parameter(Tensor(channels).fill_(0.0))
+        self.epsilon = epsilon
+
+    def forward(self, x_bc1s: Tensor) -> Tensor:
+        # Spelled with means, because the mobile back end takes means and leaves group_norm out.
+        mean = x_bc1s.mean(dim=-1, keepdim=True)
+        centred = x_bc1s - mean
+        variance = (centred * centred).mean(dim=-1, keepdim=True)
+        normalised = centred * (variance + self.epsilon).rsqrt()
+        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each time step: it knows no other moment, so it streams."""
+
+    def forward(self, x_bc1s: Tensor) -> Tensor:
+        return super().forward(x_bc1s.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Extractor(nn.Module):
+    """The convolutional front end (wav2vec 2.0, arXiv 2006.11477, section 2)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        inputs = [1, *(conv.channels for conv in config.convs)]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(channels, conv.channels, conv.kernel, conv.stride, bias=config.conv_bias)
+            for channels, conv in zip(inputs, config.convs, strict=False)
+        )
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight)
+        norms: list[nn.Module] = [nn.Identity() for _ in config.convs]
+        if config.extractor_norm == "group":
+            norms[0] = TimeNorm(config.convs[0].channels)
+        else:
+            norms = [ChannelNorm(conv.channels) for conv in config.convs]
+        self.norms = nn.ModuleList(norms)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S), S >= 400, in [-1, 1] at 16 kHz -> frames (B, T, C)."""
+        # As images of height one: a view of the same weights that mobile back ends run faster.
+        x_bc1s = waveform[:, None, None, :]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x_bc1s = F.conv2d(
+                x_bc1s, conv.weight.unsqueeze(2), conv.bias, stride=(1, conv.stride[0])
+            )
+            x_bc1s = F.gelu(norm(x_bc1s))
+        return x_bc1s.squeeze(2).transpose(1, 2)

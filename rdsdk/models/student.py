@@ -1,0 +1,92 @@
+"""The whole student: extractor, encoder, and the heads it was given.
+
+Shapes: B batch, S samples, T = (S - 80) // 320 frames, D width, V symbols, P projection width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, Context, EncoderConfig
+from rdsdk.models.ctc import CTCHead
+from rdsdk.models.encoder import Encoder
+from rdsdk.models.extractor import Extractor
+from rdsdk.models.state import EncoderState
+
+
+class StudentOutput(NamedTuple):
+    """What one pass gives."""
+
+    hidden: list[Tensor]
+    """(B, T, D) after each layer."""
+    log_probs: Tensor | None
+    """(B, T, V), or None for a student without a CTC head."""
+
+
+class Student(nn.Module):
+    """waveform -> hidden states, and log_probs if it has a CTC head.
+
+    Args:
+        config: the architecture.
+        symbols: V, outputs of the CTC head; None leaves the head out.
+        projection_width: P of the per-layer projection heads that distillation compares with the
+            teacher's hidden states (12 heads of 768 as published); None leaves them out.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        symbols: int | None = None,
+        projection_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.extractor = Extractor(config)
+        self.encoder = Encoder(config)
+        self.ctc_head = None if symbols is None else CTCHead(config.width, symbols, config.dropout)
+        self.projections = (
+            None
+            if projection_width is None
+            else nn.ModuleList(
+                nn.Linear(config.width, projection_width) for _ in range(config.layers)
+            )
+        )
+
+    def forward(
+        self,
+        waveform: Tensor,
+        state: EncoderState | None = None,
+        *,
+        sample_counts: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+        context: Context | Literal["full", "configured"] = "configured",
+    ) -> tuple[StudentOutput, EncoderState]:
+        """waveform (B, S) -> (output, next state).
+
+        When streaming, ``waveform`` is whole chunks of 320-sample hops and the 80 samples that
+        follow them, which are given again at the start of the next call: the extractor's valid
+        convolutions need no state of their own. The other arguments are those of ``Encoder``;
+        ``sample_counts`` (B,) are the real samples of each row of a padded batch. Padding changes
+        nothing of a shorter row, except with ``extractor_norm="group"``, whose statistics over
+        time include the padding (as in the published models).
+        """
+        frames = self.extractor(waveform)
+        frame_counts = (
+            None if sample_counts is None else (sample_counts - OVERLAP_SAMPLES) // HOP_SAMPLES
+        )
+        hidden, state = self.encoder(
+            frames, state, frame_counts=frame_counts, frame_mask=frame_mask, context=context
+        )
+        log_probs = None if self.ctc_head is None else self.ctc_head(hidden[-1])
+        return StudentOutput(hidden, log_probs), state
+
+    def project(self, hidden: list[Tensor]) -> list[Tensor]:
+        """Each layer's hidden state through its projection head: (B, T, P) a layer."""
+        assert self.projections is not None, "this student was made without projection heads"
+        return [head(x) for head, x in zip(self.projections, hidden, strict=True)]
+
+    def parameter_count(self) -> int:
+        """All parameters; weight-norm's magnitudes count, as in the published figures."""
+        return sum(parameter.numel() for parameter in self.parameters())
