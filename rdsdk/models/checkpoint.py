@@ -1,0 +1,163 @@
+"""A checkpoint: a folder with ``model.safetensors`` (weights) and ``model.json`` (everything else).
+
+The architecture, the vocabulary and the provenance are inside, so loading never needs a recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import CheckpointError, ConfigError
+from rdsdk.models.config import EncoderConfig
+from rdsdk.models.student import Student
+
+FORMAT = "rdsdk-checkpoint"
+VERSION = 1
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+_FIELDS = {"format", "version", "architecture", "vocabulary", "projection_width", "provenance"}
+
+
+@dataclass
+class Checkpoint:
+    """A student with what is needed to understand its outputs and where it came from."""
+
+    student: Student
+    vocabulary: Vocabulary | None = None
+    provenance: dict[str, object] = field(default_factory=dict)
+
+
+def save(folder: Path | str, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint folder; files are replaced whole, so a crash never leaves half of one."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    student = checkpoint.student
+    projections = student.projections
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": student.config.to_dict(),
+        "vocabulary": None if checkpoint.vocabulary is None else checkpoint.vocabulary.to_dict(),
+        "projection_width": None if projections is None else projections[0].out_features,
+        "provenance": checkpoint.provenance,
+    }
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in student.state_dict().items()
+    }
+    save_file(weights, folder / (WEIGHTS + ".part"))
+    (folder / (DESCRIPTION + ".part")).write_text(json.dumps(description, indent=1) + "\n")
+    for name in (WEIGHTS, DESCRIPTION):
+        (folder / (name + ".part")).replace(folder / name)
+    return folder
+
+
+def load(folder: Path | str) -> Checkpoint:
+    """Read a checkpoint folder; the student is in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, the format is newer, or weights are missing,
+            left over or of another shape than the architecture says; the message names them.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    try:
+        config = EncoderConfig.from_dict(description["architecture"])  # type: ignore[arg-type]
+        vocabulary = (
+            None
+            if description["vocabulary"] is None
+            else Vocabulary.from_dict(description["vocabulary"])  # type: ignore[arg-type]
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from error
+    width = description["projection_width"]
+    student = Student(
+        config,
+        symbols=None if vocabulary is None else len(vocabulary),
+        projection_width=width if isinstance(width, int) else None,
+    )
+    load_weights(student, _read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    provenance = description["provenance"]
+    assert isinstance(provenance, dict)
+    return Checkpoint(student.eval(), vocabulary, provenance)
+
+
+def read_description(folder: Path | str) -> dict[str, object]:
+    """The content of ``model.json``, checked for format, version and fields.
+
+    Raises:
+        CheckpointError: as ``load``.
+    """
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: it has no {DESCRIPTION}; expected a folder with "
+            f"{DESCRIPTION} and {WEIGHTS}, as `rdsdk finetune` and `rdsdk import` write"
+        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} does not describe an rdsdk checkpoint (no format {FORMAT!r})"
+        )
+    if description.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {description.get('version')!r}, this rdsdk reads {VERSION}; "
+            "a newer rdsdk wrote it: upgrade rdsdk"
+        )
+    if set(description) != _FIELDS:
+        missing, unknown = sorted(_FIELDS - set(description)), sorted(set(description) - _FIELDS)
+        raise CheckpointError(f"{path}: fields missing {missing}, unknown {unknown}")
+    if not isinstance(description["architecture"], dict):
+        raise CheckpointError(f"{path}: 'architecture' must be an object")
+    if not isinstance(description["provenance"], dict):
+        raise CheckpointError(f"{path}: 'provenance' must be an object")
+    return description
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; a checkpoint needs it beside {DESCRIPTION}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; copy the checkpoint again") from error
+
+
+def load_weights(student: Student, weights: Mapping[str, Tensor], source: str) -> None:
+    """Put weights into a student, all of them and nothing else.
+
+    Raises:
+        CheckpointError: names what is missing, left over or of another shape.
+    """
+    expected = student.state_dict()
+    missing = sorted(set(expected) - set(weights))
+    unknown = sorted(set(weights) - set(expected))
+    misshapen = [
+        f"{name}: got {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if missing or unknown or misshapen:
+        faults = [
+            f"{title} ({len(names)}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            for title, names in (
+                ("missing weights", missing),
+                ("unknown weights", unknown),
+                ("misshapen weights", misshapen),
+            )
+            if names
+        ]
+        raise CheckpointError(f"{source} does not fit its architecture; " + "; ".join(faults))
+    student.load_state_dict(dict(weights))
