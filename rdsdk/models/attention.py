@@ -3,7 +3,9 @@
 Section 3.2 of arXiv 2305.11685: a reuse layer has no queries and keys of its own; it applies the
 map of an earlier layer to its own values.
 
-Shapes: B batch, H heads, T frames, K = L + T remembered and new frames, D width, d head width.
+Shapes: B batch, H heads, N = B H, T frames, K = L + T remembered and new frames, D width, d head
+width. Heads lie in the batch axis of plain three-dimensional products, which mobile back ends run
+whole.
 """
 
 from __future__ import annotations
@@ -40,12 +42,17 @@ def attention_mask(
 
 
 def split_heads(x_btd: Tensor, heads: int) -> Tensor:
-    """(B, T, D) -> (B, H, T, d)."""
-    return x_btd.unflatten(-1, (heads, -1)).transpose(1, 2)
+    """(B, T, D) -> (N, T, d)."""
+    return x_btd.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def remember(past_bhld: Tensor, new_ntd: Tensor) -> Tensor:
+    """Remembered and new frames of every head: (B, H, L, d), (N, T, d) -> (N, K, d)."""
+    return torch.cat([past_bhld.flatten(0, 1), new_ntd], dim=1)
 
 
 class AttentionMap(nn.Module):
-    """Queries and keys of an owner layer: hidden -> map (B, H, T, K)."""
+    """Queries and keys of an owner layer: hidden -> map (N, T, K)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -57,14 +64,14 @@ class AttentionMap(nn.Module):
             nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
 
     def forward(
-        self, x_btd: Tensor, past_keys: Tensor, mask_btk: Tensor | None
+        self, x_btd: Tensor, past_keys: Tensor, mask_ntk: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Also returns the keys (B, H, K, d), remembered ones first, for the next state."""
+        """Also returns the keys (N, K, d), remembered ones first, for the next state."""
         queries = split_heads(self.query(x_btd) * self.scale, self.heads)
-        keys = torch.cat([past_keys, split_heads(self.key(x_btd), self.heads)], dim=2)
-        logits = queries @ keys.transpose(-1, -2)
-        if mask_btk is not None:
-            logits = logits + mask_btk[:, None]
+        keys = remember(past_keys, split_heads(self.key(x_btd), self.heads))
+        logits = torch.bmm(queries, keys.transpose(1, 2))
+        if mask_ntk is not None:
+            logits = logits + mask_ntk
         return logits.softmax(dim=-1), keys
 
 
@@ -80,22 +87,20 @@ class AttentionOutput(nn.Module):
         nn.init.xavier_uniform_(self.value.weight, gain=2**-0.5)
         nn.init.xavier_uniform_(self.output.weight)
 
-    def forward(
-        self, x_btd: Tensor, map_bhtk: Tensor, past_values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns (B, T, D) and the values (B, H, K, d), remembered ones first."""
-        values = torch.cat([past_values, split_heads(self.value(x_btd), self.heads)], dim=2)
-        map_bhtk = F.dropout(map_bhtk, self.dropout, self.training)
-        mixed = (map_bhtk @ values).transpose(1, 2).flatten(2)
-        return self.output(mixed), values
+    def forward(self, x_btd: Tensor, map_ntk: Tensor, past_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (B, T, D) and the values (N, K, d), remembered ones first."""
+        values = remember(past_values, split_heads(self.value(x_btd), self.heads))
+        map_ntk = F.dropout(map_ntk, self.dropout, self.training)
+        mixed = torch.bmm(map_ntk, values).unflatten(0, (-1, self.heads))
+        return self.output(mixed.transpose(1, 2).flatten(2)), values
 
 
-def reuse_map(map_bhtk: Tensor, mask_btk: Tensor | None, how: ReusedMap) -> Tensor:
+def reuse_map(map_ntk: Tensor, mask_ntk: Tensor | None, how: ReusedMap) -> Tensor:
     """What a reuse layer applies: the owner's map, or that map through a second softmax.
 
     The released ARMHuBERT code does the latter, which leaves nearly flat maps; published
     checkpoints were trained with it and need it for their published outputs.
     """
     if how == "as_is":
-        return map_bhtk
-    return (map_bhtk if mask_btk is None else map_bhtk + mask_btk[:, None]).softmax(dim=-1)
+        return map_ntk
+    return (map_ntk if mask_ntk is None else map_ntk + mask_ntk).softmax(dim=-1)

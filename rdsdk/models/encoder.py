@@ -26,23 +26,20 @@ class PositionConv(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         kernel, width = config.position_kernel, config.width
-        self.causal = config.position == "causal"
+        causal = config.position == "causal"
         # An even centred kernel reaches one frame further back than ahead, as published.
-        self.padding = (0, 0) if self.causal else (kernel // 2, kernel - 1 - kernel // 2)
-        self.conv = nn.Conv1d(width, width, kernel, groups=config.position_groups)
+        self.padding = (0, 0) if causal else (kernel // 2, kernel - 1 - kernel // 2)
+        self.conv = nn.Conv2d(width, width, (1, kernel), groups=config.position_groups)
         nn.init.normal_(self.conv.weight, std=(4 / (kernel * width)) ** 0.5)
         nn.init.zeros_(self.conv.bias)
-        weight_norm(self.conv, dim=2)
+        weight_norm(self.conv, dim=3)
 
     def forward(self, x_btd: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, D), past (B, k-1, D) if causal else (B, 0, D) -> positions (B, T, D), past."""
         history = torch.cat([past, x_btd], dim=1)
         x_bd1t = F.pad(history.transpose(1, 2), self.padding).unsqueeze(2)
-        convolved = F.conv2d(
-            x_bd1t, self.conv.weight.unsqueeze(2), self.conv.bias, groups=self.conv.groups
-        )
         kept = history[:, history.shape[1] - past.shape[1] :]
-        return F.gelu(convolved).squeeze(2).transpose(1, 2), kept
+        return F.gelu(self.conv(x_bd1t)).squeeze(2).transpose(1, 2), kept
 
 
 class EncoderLayer(nn.Module):
@@ -60,11 +57,9 @@ class EncoderLayer(nn.Module):
         for linear in (self.ffn_in, self.ffn_out):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(
-        self, x_btd: Tensor, map_bhtk: Tensor, past_values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the next hidden state (B, T, D) and the values (B, H, K, d)."""
-        mixed, values = self.attention_output(x_btd, map_bhtk, past_values)
+    def forward(self, x_btd: Tensor, map_ntk: Tensor, past_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the next hidden state (B, T, D) and the values (N, K, d)."""
+        mixed, values = self.attention_output(x_btd, map_ntk, past_values)
         x_btd = self.attention_norm(x_btd + self.dropout(mixed))
         widened = self.dropout(F.gelu(self.ffn_in(x_btd)))
         return self.ffn_norm(x_btd + self.dropout(self.ffn_out(widened))), values
@@ -130,7 +125,7 @@ class Encoder(nn.Module):
         if state is None:
             state = fresh_state(self.config, batch, left, x_btd)
 
-        mask_btk, valid_bk = None, None
+        mask_ntk, valid_bk = None, None
         if chunk is not None or frame_counts is not None:
             valid_bt = x_btd.new_ones(batch, length)
             if frame_counts is not None:
@@ -140,6 +135,7 @@ class Encoder(nn.Module):
                 x_btd = x_btd * valid_bt[..., None]
             valid_bk = torch.cat([state.valid, valid_bt], dim=1)
             mask_btk = attention_mask(length, left, chunk, valid_bk)
+            mask_ntk = mask_btk.repeat_interleave(self.config.heads, dim=0)
 
         positions, past = self.position_conv(x_btd, state.positions)
         x_btd = self.dropout(self.position_norm(x_btd + positions))
@@ -152,17 +148,22 @@ class Encoder(nn.Module):
         ):
             if index == owner:
                 maps[owner], layer_keys = layer.attention_map(
-                    x_btd, state.keys[len(keys)], mask_btk
+                    x_btd, state.keys[len(keys)], mask_ntk
                 )
-                map_bhtk = maps[owner]
-                keys.append(layer_keys[:, :, layer_keys.shape[2] - left :])
+                map_ntk = maps[owner]
+                keys.append(self._newest(layer_keys, left))
             else:
                 if owner not in reused:
-                    reused[owner] = reuse_map(maps[owner], mask_btk, self.config.reused_map)
-                map_bhtk = reused[owner]
-            x_btd, layer_values = layer(x_btd, map_bhtk, state.values[index])
-            values.append(layer_values[:, :, layer_values.shape[2] - left :])
+                    reused[owner] = reuse_map(maps[owner], mask_ntk, self.config.reused_map)
+                map_ntk = reused[owner]
+            x_btd, layer_values = layer(x_btd, map_ntk, state.values[index])
+            values.append(self._newest(layer_values, left))
             hidden.append(x_btd)
 
         valid = state.valid if valid_bk is None else valid_bk[:, valid_bk.shape[1] - left :]
         return hidden, EncoderState(past, torch.stack(keys), torch.stack(values), valid)
+
+    def _newest(self, cache_nkd: Tensor, left_frames: int) -> Tensor:
+        """(N, K, d) -> (B, H, L, d): the newest frames of a cache."""
+        newest = cache_nkd[:, cache_nkd.shape[1] - left_frames :]
+        return newest.unflatten(0, (-1, self.config.heads))

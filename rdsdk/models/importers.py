@@ -174,7 +174,7 @@ def import_official(ckpt: Path | str, yaml_file: Path | str) -> Checkpoint:
         if ours is None:
             unknown.append(name)
         else:
-            renamed[ours] = tensor.float()
+            renamed[ours] = _as_image(ours, tensor.float())
     if unknown:
         raise CheckpointError(
             f"{ckpt} holds {len(unknown)} weights no published student has: {unknown[:5]}"
@@ -190,6 +190,12 @@ def import_official(ckpt: Path | str, yaml_file: Path | str) -> Checkpoint:
         "pred_head_final_dim": pred_width,
     }
     return Checkpoint(student.eval(), None, provenance)
+
+
+def _as_image(name: str, tensor: Tensor) -> Tensor:
+    """One-dimensional convolution weights (O, I, k) -> ours, images of height one (O, I, 1, k)."""
+    is_conv = name.startswith(("extractor.convs.", "encoder.position_conv.conv."))
+    return tensor.unsqueeze(2) if is_conv and tensor.ndim == 3 else tensor
 
 
 def _read_section(path: Path) -> Mapping[str, object]:
