@@ -1,0 +1,238 @@
+"""Waveform augmentation: small pure functions of samples and an explicit generator.
+
+All of it together takes about a thousandth of the recording's duration on one core, so that the
+decoding of the file stays the larger part.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from rdsdk.errors import ConfigError, DataError
+
+Waveform = NDArray[np.float32]
+
+SAMPLE_RATE = 16_000
+NARROW_RATE = 8_000
+# An hour as 16-bit samples is 115 MB, in each loader process on systems that cannot fork.
+NOISE_SECONDS_MAX = 3_600.0
+NOISE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training waveform, and how often. The defaults change nothing.
+
+    Each probability is for one utterance; ranges are uniform. Silence is put before and after
+    (each up to ``silence_seconds``) ahead of the noise, so that noise is heard without speech too.
+
+    Raises:
+        ConfigError: a probability is outside [0, 1] or a range is empty or impossible.
+    """
+
+    speed: tuple[float, float] = (0.9, 1.1)
+    speed_probability: float = 0.0
+    silence_seconds: float = 0.5
+    silence_probability: float = 0.0
+    noise: str | None = None
+    noise_pattern: str = "**/*"
+    noise_probability: float = 0.0
+    snr_db: tuple[float, float] = (5.0, 30.0)
+    narrow_band_probability: float = 0.0
+    gain_db: tuple[float, float] = (-15.0, 5.0)
+    gain_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("speed", "silence", "noise", "narrow_band", "gain"):
+            probability = getattr(self, f"{name}_probability")
+            if not 0 <= probability <= 1:
+                raise ConfigError(f"{name}_probability must be in [0, 1], got {probability}")
+        for name in ("speed", "snr_db", "gain_db"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ConfigError(f"{name} must be a range (low, high), got {(low, high)}")
+        if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
+            raise ConfigError(f"speed must lie in [0.5, 2], got {self.speed}")
+        if self.silence_seconds < 0:
+            raise ConfigError(f"silence_seconds cannot be negative, got {self.silence_seconds}")
+        if self.noise_probability and self.noise is None:
+            raise ConfigError(
+                "noise_probability is set but noise names no folder; give one, or leave it at 0"
+            )
+
+    @classmethod
+    def standard(cls, noise: str | None = None, noise_pattern: str = "**/*") -> Augmentation:
+        """All of it at the rates our recipes use; noise only if a folder of it is given."""
+        return cls(
+            speed_probability=0.5,
+            silence_probability=0.3,
+            noise=noise,
+            noise_pattern=noise_pattern,
+            noise_probability=0.0 if noise is None else 0.5,
+            narrow_band_probability=0.1,
+            gain_probability=0.5,
+        )
+
+
+def augment(
+    waveform: Waveform,
+    augmentation: Augmentation,
+    generator: np.random.Generator,
+    minimum_samples: int = 400,
+) -> Waveform:
+    """Apply ``augmentation`` to (S,) float32 samples; gives (S',), still in [-1, 1].
+
+    ``minimum_samples`` bounds the speed-up, so that a transcript still fits into the frames.
+
+    Raises:
+        DataError: the noise folder holds no readable noise.
+    """
+
+    def chosen(probability: float) -> bool:
+        # Drawn whether or not it is used, so that one setting does not shift the others' draws.
+        return bool(generator.random() < probability)
+
+    speed_up, factor = (
+        chosen(augmentation.speed_probability),
+        _uniform(generator, augmentation.speed),
+    )
+    if speed_up and len(waveform):
+        waveform = change_speed(waveform, min(factor, len(waveform) / max(1, minimum_samples)))
+    pad, ends = chosen(augmentation.silence_probability), generator.random(2)
+    if pad:
+        before, after = (ends * augmentation.silence_seconds * SAMPLE_RATE).astype(int)
+        waveform = np.pad(waveform, (int(before), int(after)))
+    mix, snr_db = chosen(augmentation.noise_probability), _uniform(generator, augmentation.snr_db)
+    place = generator.random(2)
+    if mix and augmentation.noise is not None:
+        noises = load_noises(augmentation.noise, augmentation.noise_pattern)
+        noise = noises[int(place[0] * len(noises))]
+        stretch = noise_stretch(noise, len(waveform), float(place[1]))
+        waveform = mix_noise(waveform, stretch, snr_db)
+    if chosen(augmentation.narrow_band_probability):
+        waveform = narrow_band(waveform)
+    louder, gain_db = (
+        chosen(augmentation.gain_probability),
+        _uniform(generator, augmentation.gain_db),
+    )
+    if louder:
+        waveform = change_gain(waveform, gain_db)
+    return np.clip(waveform, -1.0, 1.0)
+
+
+def change_speed(waveform: Waveform, factor: float) -> Waveform:
+    """Play ``factor`` times as fast, pitch included: (S,) -> about (S / factor,)."""
+    if factor == 1:
+        return waveform
+    return soxr.resample(waveform, SAMPLE_RATE * factor, SAMPLE_RATE)
+
+
+def mix_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
+    """Add ``noise`` (S,) so that speech over noise is ``snr_db`` in mean power.
+
+    Silence on either side leaves the waveform as it was: no ratio is defined.
+    """
+    speech_power = float(np.mean(np.square(waveform), dtype=np.float64))
+    noise_power = float(np.mean(np.square(noise), dtype=np.float64))
+    if speech_power <= 0 or noise_power <= 0:
+        return waveform
+    scale = (speech_power / noise_power / 10 ** (snr_db / 10)) ** 0.5
+    return waveform + np.float32(scale) * noise
+
+
+def noise_stretch(noise: NDArray[np.int16], samples: int, place: float) -> Waveform:
+    """``samples`` of 16-bit noise from ``place`` in [0, 1) on, going round when it ends."""
+    start = int(place * len(noise))
+    turns = -(-(start + samples) // len(noise))
+    looped = noise if turns == 1 else np.tile(noise, turns)
+    return looped[start : start + samples].astype(np.float32) / np.float32(32_768)
+
+
+def narrow_band(waveform: Waveform) -> Waveform:
+    """What is left of a waveform recorded at 8 kHz: nothing above 4 kHz, the same length."""
+    if not len(waveform):
+        return waveform
+    narrow = soxr.resample(waveform, SAMPLE_RATE, NARROW_RATE)
+    wide = soxr.resample(narrow, NARROW_RATE, SAMPLE_RATE)[: len(waveform)]
+    return np.pad(wide, (0, len(waveform) - len(wide)))
+
+
+def change_gain(waveform: Waveform, gain_db: float) -> Waveform:
+    """Louder or quieter by ``gain_db``; clipped at full scale, as a microphone would."""
+    return np.clip(waveform * np.float32(10 ** (gain_db / 20)), -1.0, 1.0)
+
+
+@functools.lru_cache(maxsize=4)
+def load_noises(folder: str, pattern: str = "**/*") -> Sequence[NDArray[np.int16]]:
+    """Every recording under ``folder`` that matches ``pattern``, 16 kHz mono, 16 bit, read once.
+
+    Of more than an hour, an even selection of an hour is kept, and said so.
+
+    Raises:
+        DataError: the folder is missing, or holds nothing audible that soundfile reads.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"there is no noise folder {folder}; give a folder of recordings")
+    files = sorted(file for file in root.glob(pattern) if file.suffix.lower() in NOISE_SUFFIXES)
+    if not files:
+        raise DataError(
+            f"{folder} holds no recordings matching {pattern!r} ({sorted(NOISE_SUFFIXES)})"
+        )
+    seconds = sum(_noise_seconds(file) for file in files)
+    step = max(1.0, seconds / NOISE_SECONDS_MAX)
+    kept = [files[int(index * step)] for index in range(int(len(files) / step))] or files[:1]
+    if len(kept) < len(files):
+        warnings.warn(
+            f"{folder} holds {seconds / 3600:.1f} h of noise; {len(kept)} of {len(files)} "
+            "recordings are used, as noise is kept in memory",
+            stacklevel=2,
+        )
+    damaged: list[Path] = []
+    noises = [noise for noise in (_load_noise(file, damaged) for file in kept) if noise.any()]
+    if damaged:
+        warnings.warn(
+            f"{len(damaged)} of {len(kept)} noise recordings of {folder} are damaged and end "
+            f"early, the first is {damaged[0]}",
+            stacklevel=2,
+        )
+    if not noises:
+        raise DataError(f"all {len(kept)} noise recordings of {folder} are silent or empty")
+    return tuple(noises)
+
+
+def _noise_seconds(file: Path) -> float:
+    try:
+        return float(soundfile.info(file).duration)
+    except soundfile.SoundFileError as error:
+        raise DataError(f"{file} is not a recording soundfile reads: {error}") from error
+
+
+def _load_noise(file: Path, damaged: list[Path]) -> NDArray[np.int16]:
+    """The samples to the end or to the first fault: half a noise is still noise."""
+    blocks: list[Waveform] = []
+    with soundfile.SoundFile(file) as opened:
+        rate, left = opened.samplerate, int(NOISE_SECONDS_MAX * opened.samplerate)
+        try:
+            while left > 0 and len(block := opened.read(min(rate, left), "float32", True)):
+                blocks.append(block.mean(axis=1))
+                left -= len(block)
+        except soundfile.SoundFileError:
+            damaged.append(file)
+    mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if rate != SAMPLE_RATE and len(mono):
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    return np.round(np.clip(mono, -1.0, 1.0) * 32_767).astype(np.int16)
+
+
+def _uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(generator.uniform(*bounds))
