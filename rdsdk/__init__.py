@@ -1,0 +1,69 @@
+"""rdsdk: distil a speech model into a small student, export it, run it on recordings.
+
+The public names are imported when they are first used, so ``import rdsdk`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rdsdk.decoding.segment import Segment as Segment
+    from rdsdk.decoding.segment import Word as Word
+    from rdsdk.errors import AudioError as AudioError
+    from rdsdk.errors import CheckpointError as CheckpointError
+    from rdsdk.errors import ConfigError as ConfigError
+    from rdsdk.errors import DataError as DataError
+    from rdsdk.errors import DeviceError as DeviceError
+    from rdsdk.errors import ExportError as ExportError
+    from rdsdk.errors import ModelError as ModelError
+    from rdsdk.errors import RdsdkError as RdsdkError
+    from rdsdk.runtime.card import Card as Card
+    from rdsdk.runtime.endpoint import EndpointRules as EndpointRules
+    from rdsdk.runtime.recognizer import DEFAULT_MODEL as DEFAULT_MODEL
+    from rdsdk.runtime.recognizer import Recognizer as Recognizer
+    from rdsdk.runtime.recognizer import bundled_models as bundled_models
+    from rdsdk.runtime.recognizer import load as load
+    from rdsdk.runtime.recognizer import transcribe as transcribe
+    from rdsdk.runtime.stream import Stream as Stream
+
+__version__ = "0.1.0"
+
+_HOME = {
+    **dict.fromkeys(("Segment", "Word"), "rdsdk.decoding.segment"),
+    **dict.fromkeys(
+        (
+            "AudioError",
+            "CheckpointError",
+            "ConfigError",
+            "DataError",
+            "DeviceError",
+            "ExportError",
+            "ModelError",
+            "RdsdkError",
+        ),
+        "rdsdk.errors",
+    ),
+    "Card": "rdsdk.runtime.card",
+    "EndpointRules": "rdsdk.runtime.endpoint",
+    "Stream": "rdsdk.runtime.stream",
+    **dict.fromkeys(
+        ("DEFAULT_MODEL", "Recognizer", "bundled_models", "load", "transcribe"),
+        "rdsdk.runtime.recognizer",
+    ),
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rdsdk' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,74 @@
+"""Samples to frames through a streaming program: whole chunks, carried samples, explicit state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rdsdk.runtime.program import Output, Program
+from rdsdk.runtime.samples import Samples
+
+
+class ChunkedFrames:
+    """Feed samples in any portions; every frame comes out once, in order.
+
+    ``call_seconds`` bounds how much of a long block goes through the program at once: several
+    chunks in one call are faster than one by one and give the same numbers.
+    """
+
+    def __init__(self, program: Program, call_seconds: float = 5.0) -> None:
+        card = program.card
+        assert card.context is not None
+        self._program = program
+        self._hop = card.hop_samples
+        self._overlap = card.receptive_field_samples - card.hop_samples
+        self._chunk = card.context.chunk_frames * card.hop_samples
+        most = (card.methods["forward"].max_samples - self._overlap) // self._chunk
+        wanted = int(call_seconds * card.sample_rate) // self._chunk
+        self._chunks_a_call = max(1, min(most, wanted))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything fed."""
+        self._pending = Samples()
+        self._state = self._program.fresh_state()
+        self._frames = 0
+
+    def feed(self, block: np.ndarray) -> Iterator[Output]:
+        """Take samples (S,) at once; the frames of the chunks now complete come as they are asked.
+
+        Raises:
+            ModelError: the program failed; the samples are kept and the next feed tries again.
+        """
+        self._pending.add(block)
+        return self._complete_chunks()
+
+    def finish(self) -> Iterator[Output]:
+        """The frames up to the last real sample, from a last chunk padded with silence."""
+        yield from self._complete_chunks()
+        total = self._pending.total
+        # Every sample lies in some frame, and a frame without any real sample is no frame.
+        frames = max(1, -(-(total - self._overlap) // self._hop)) if total else 0
+        missing = frames - self._frames
+        if missing <= 0:
+            return
+        rest = self._pending.first(len(self._pending))
+        padded = np.pad(rest, (0, self._chunk + self._overlap - len(rest)))
+        output = self._program.forward(padded, self._state)
+        self._frames = frames
+        log_probs = None if output.log_probs is None else output.log_probs[:missing]
+        yield Output(log_probs, output.hidden[:missing], output.state)
+
+    def _complete_chunks(self) -> Iterator[Output]:
+        while (chunks := (len(self._pending) - self._overlap) // self._chunk) > 0:
+            yield self._run(min(chunks, self._chunks_a_call))
+
+    def _run(self, chunks: int) -> Output:
+        waveform = self._pending.first(chunks * self._chunk + self._overlap)
+        output = self._program.forward(waveform, self._state)
+        # Only after success, so that a failed call loses nothing.
+        self._pending.drop(chunks * self._chunk)
+        self._state = output.state
+        self._frames += len(output.hidden)
+        return output

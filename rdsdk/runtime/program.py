@@ -1,0 +1,201 @@
+"""A loaded ``.pte``: its card and its methods, numpy in and numpy out, shared by many streams."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rdsdk.errors import ModelError
+from rdsdk.runtime import executorch
+from rdsdk.runtime.artefact import read_artefact
+from rdsdk.runtime.card import Card
+
+State = Mapping[str, np.ndarray]
+_FLOAT = 6  # ExecuTorch's ScalarType of float32
+
+
+class Output(NamedTuple):
+    """One call of ``forward``: log_probs (T, V) or None, hidden (T, D), and the state to go on."""
+
+    log_probs: np.ndarray | None
+    hidden: np.ndarray
+    state: State
+
+
+class Program:
+    """A program loaded once. Its methods may be called from any thread; one call runs at a time.
+
+    Args:
+        path: a ``.pte`` file, read whole: replacing the file later changes nothing here.
+        threads: processor threads for every program of this process; only the first program to be
+            loaded can choose.
+
+    Raises:
+        ModelError: the file is missing, damaged, not an rdsdk artefact, of a newer version, or
+            its program is not what its card says.
+        ConfigError: ``threads`` comes too late or is below one.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        self.path = Path(path)
+        # The binding keeps a bare pointer into these bytes: they must outlive the program.
+        self._data = read_artefact(self.path)
+        self._lock = threading.Lock()
+        self._binding = executorch.binding()
+        if threads is not None:
+            executorch.set_threads(threads)
+        self._program = self._load()
+        self.card = Card.from_json(self._read_card(), source=str(self.path))
+        self._check_signature()
+        executorch.pool_is_used()
+        self._forward = self._load_method("forward")
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the artefact."""
+        return len(self._data)
+
+    def fresh_state(self) -> State:
+        """The state of a stream that has heard nothing: zeros; empty for a full-context program."""
+        return {name: np.zeros(shape, np.float32) for name, shape in self.card.state.items()}
+
+    def forward(self, waveform: np.ndarray, state: State | None = None) -> Output:
+        """Run one block of samples (S,) float32 at 16 kHz.
+
+        A streaming program takes whole chunks, 320 * chunk_frames * n + 80 samples, and the state
+        that the previous call gave (None: fresh). T is (S - 80) // 320.
+
+        Raises:
+            ModelError: a length, shape or state the program does not take, or the run failed.
+        """
+        import torch
+
+        method = self.card.methods["forward"]
+        self._check_length(waveform)
+        state = self.fresh_state() if state is None else state
+        if {n: a.shape for n, a in state.items()} != dict(self.card.state):
+            raise ModelError(
+                f"{self.path}: got a state of shapes { {n: a.shape for n, a in state.items()} }, "
+                f"expected {dict(self.card.state)}"
+            )
+        arrays = [waveform[None], *(state[name] for name in self.card.state)]
+        # The binding takes writable float32 tensors that lie dense in memory.
+        inputs = [torch.from_numpy(np.require(a, np.float32, ["C", "W", "A"])) for a in arrays]
+        with self._lock:
+            try:
+                outputs = self._forward(inputs)
+            except RuntimeError as error:
+                raise ModelError(f"{self.path}: the program failed to run: {error}") from error
+        named = {name: out.numpy() for name, out in zip(method.outputs, outputs, strict=True)}
+        log_probs = named.get("log_probs")
+        return Output(
+            None if log_probs is None else log_probs[0],
+            named["hidden"][0],
+            {name: named[name] for name in self.card.state},
+        )
+
+    def _check_length(self, waveform: np.ndarray) -> None:
+        method, context = self.card.methods["forward"], self.card.context
+        overlap = self.card.receptive_field_samples - self.card.hop_samples
+        samples = waveform.shape[0] if waveform.ndim == 1 else -1
+        whole = context is None or (
+            (samples - overlap) % (context.chunk_frames * self.card.hop_samples) == 0
+        )
+        if not method.min_samples <= samples <= method.max_samples or not whole:
+            chunks = "" if context is None else f" in whole chunks of {context.chunk_frames} frames"
+            raise ModelError(
+                f"{self.path}: got a waveform of shape {waveform.shape}, expected (S,) with "
+                f"{method.min_samples} to {method.max_samples} samples{chunks}"
+            )
+
+    def _load(self) -> Any:
+        try:
+            with executorch.quiet() as said:
+                return self._binding._load_program_from_buffer(
+                    self._data, program_verification=self._binding.Verification.InternalConsistency
+                )
+        except RuntimeError as error:
+            raise ModelError(
+                f"{self.path}: ExecuTorch refuses this program ({error}{said.last()}); "
+                "copy or export it again"
+            ) from None
+
+    def _load_method(self, name: str) -> Any:
+        try:
+            with executorch.quiet() as said:
+                return self._program.load_method(name)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{self.path}: its method {name} cannot be loaded ({error}{said.last()}); it is "
+                "damaged, or needs a delegate or operator that this ExecuTorch does not have"
+            ) from None
+
+    def _read_card(self) -> str:
+        try:
+            names = [self._program.get_method_name(i) for i in range(self._program.num_methods())]
+        except UnicodeDecodeError:
+            raise ModelError(
+                f"{self.path} is damaged: its method names are not text; copy or export it again"
+            ) from None
+        if "card" not in names:
+            raise ModelError(
+                f"{self.path} is an ExecuTorch program, but not one of rdsdk: it has the methods "
+                f"{sorted(names)} and no card; export one with rdsdk export"
+            )
+        try:
+            values = self._load_method("card")([])
+        except (RuntimeError, UnicodeDecodeError) as error:
+            raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
+        if len(values) != 1 or not isinstance(values[0], str):
+            raise ModelError(f"{self.path}: its card is {values!r:.80}, expected one JSON text")
+        return str(values[0])
+
+    def _check_signature(self) -> None:
+        """The lowered method must take and give what the card says: a wrong shape would abort."""
+        card, expected = self.card, self.card.methods["forward"]
+        try:
+            with executorch.quiet():
+                meta = self._program.method_meta("forward")
+                inputs = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
+                outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
+        except (RuntimeError, IndexError) as error:
+            raise ModelError(f"{self.path}: its method forward is unreadable ({error})") from None
+        frames = (
+            expected.max_samples - (card.receptive_field_samples - card.hop_samples)
+        ) // card.hop_samples
+        wanted_inputs = [(1, expected.max_samples), *card.state.values()]
+        symbols = None if card.vocabulary is None else len(card.vocabulary)
+        wanted_outputs: list[tuple[int | None, ...]] = [(1, frames, None), *card.state.values()]
+        if card.task == "ctc":
+            wanted_outputs.insert(0, (1, frames, symbols))
+        for what, names, got, wanted in (
+            ("input", expected.inputs, inputs, wanted_inputs),
+            ("output", expected.outputs, outputs, wanted_outputs),
+        ):
+            shapes = [tuple(info.sizes()) for info in got]
+            if len(shapes) != len(wanted):
+                raise ModelError(
+                    f"{self.path}: its method forward has {len(shapes)} {what}s, its card names "
+                    f"{len(wanted)}: {list(names)}; export the model again"
+                )
+            for name, info, shape, want in zip(names, got, shapes, wanted, strict=True):
+                if info.dtype() != _FLOAT or not _fits(shape, want, longer=name not in card.state):
+                    raise ModelError(
+                        f"{self.path}: the {what} {name} of its method forward is planned as "
+                        f"{shape} (type {info.dtype()}), its card says {want} of float32; export "
+                        "the model again"
+                    )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...], longer: bool) -> bool:
+    # Planned sizes are upper bounds: in time, more room than the card asks for is fine.
+    if len(shape) != len(wanted):
+        return False
+    return all(
+        want is None or got == want or (longer and axis == 1 and got > want)
+        for axis, (got, want) in enumerate(zip(shape, wanted, strict=True))
+    )

@@ -1,0 +1,182 @@
+"""``load`` an artefact, ``transcribe`` a recording: the front door of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rdsdk.pretrained
+from rdsdk.audio import files
+from rdsdk.audio.samples import SAMPLE_RATE, from_array, mono
+from rdsdk.decoding.segment import Segment
+from rdsdk.errors import AudioError, ModelError
+from rdsdk.runtime.card import Card
+from rdsdk.runtime.endpoint import EndpointRules
+from rdsdk.runtime.program import Program
+from rdsdk.runtime.stream import Stream, frame_source
+
+DEFAULT_MODEL = "digits"
+# A path; or (samples, sample rate); or blocks (S,) at 16 kHz as they come.
+Source = str | Path | tuple[Any, float] | Iterable[np.ndarray]
+
+
+class Recognizer:
+    """A loaded model. It never changes, so threads may share it; each stream has its own state."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    @property
+    def card(self) -> Card:
+        """What the model says about itself: name, vocabulary, context, licence, measurements."""
+        return self._program.card
+
+    @property
+    def path(self) -> Path:
+        """Where the model was loaded from."""
+        return self._program.path
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the model's file."""
+        return self._program.size_bytes
+
+    def stream(self, rules: EndpointRules | None = None, partials: bool = True) -> Stream:
+        """A new listener; see ``Stream``.
+
+        Raises:
+            ModelError: the model gives features and no text.
+        """
+        return Stream(self._program, rules, partials)
+
+    def transcribe(self, source: Source, rules: EndpointRules | None = None) -> Iterator[Segment]:
+        """The final segments of a recording, each as soon as it is final.
+
+        Args:
+            source: a path; or ``(samples, sample_rate)`` with samples (S,) or (S, channels); or
+                an iterable of blocks (S,) float32 at 16 kHz, which may never end.
+            rules: when a segment is over.
+
+        Raises:
+            AudioError: the source cannot be read, or holds no sound. Samples that are not numbers
+                in the midst of a recording raise after the segments before them were given.
+            ModelError: the model gives features and no text, or fails.
+        """
+        # Not a generator itself: a wrong path or model fails here and not at the first segment.
+        return _segments(self.stream(rules, partials=False), _blocks(source))
+
+    def features(self, source: Source, layer: int = -1) -> np.ndarray:
+        """The hidden states (T, D) float32 of a recording, 50 a second.
+
+        Args:
+            source: as for ``transcribe``.
+            layer: the number of the encoder layer, counted from 1, or -1 for the last one held.
+
+        Raises:
+            AudioError: the source cannot be read, or holds no sound.
+            ModelError: the artefact does not hold that layer, or fails.
+        """
+        layers = self.card.hidden_layers
+        if layer not in (-1, layers[-1]):
+            raise ModelError(
+                f"{self.path} holds the hidden states of layer {layers[-1]} only, not of layer "
+                f"{layer}; use layer=-1 or export another artefact"
+            )
+        frames = frame_source(self._program)
+        hidden = []
+        for block in _blocks(source):
+            hidden += [output.hidden for output in frames.feed(block)]
+        hidden += [output.hidden for output in frames.finish()]
+        return np.concatenate(hidden)
+
+
+def bundled_models() -> dict[str, Path]:
+    """The names that ``load`` knows without a path, and the files they stand for."""
+    folders = [Path(folder) for folder in rdsdk.pretrained.__path__]
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.pte"))}
+
+
+def load(model: str | Path = DEFAULT_MODEL, threads: int | None = None) -> Recognizer:
+    """Load a ``.pte`` by its path, or a bundled model by its name.
+
+    Raises:
+        ModelError: no such file or name, or not an intact artefact of rdsdk.
+        ConfigError: ``threads`` is below one, or another model already runs with other threads.
+    """
+    return Recognizer(Program(_resolve(model), threads))
+
+
+def transcribe(source: Source, model: str | Path | Recognizer | None = None) -> Iterator[Segment]:
+    """The final segments of a recording: ``Recognizer.transcribe`` with a model kept loaded.
+
+    Args:
+        source: as for ``Recognizer.transcribe``.
+        model: a recogniser, a path or a bundled name; None is the bundled default.
+
+    Raises:
+        AudioError, ModelError: as ``load`` and ``Recognizer.transcribe``.
+    """
+    if isinstance(model, Recognizer):
+        return model.transcribe(source)
+    path = _resolve(DEFAULT_MODEL if model is None else model)
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _kept(path.absolute(), changed).transcribe(source)
+
+
+@lru_cache(maxsize=2)
+def _kept(path: Path, changed: int) -> Recognizer:
+    return load(path)
+
+
+def _resolve(model: str | Path) -> Path:
+    path = Path(model)
+    if path.exists() or path.suffix or len(path.parts) != 1 or isinstance(model, Path):
+        return path
+    bundled = bundled_models()
+    if str(model) not in bundled:
+        names = ", ".join(sorted(bundled)) or "none in this installation"
+        raise ModelError(
+            f"no model is named {model!r}; bundled models: {names}. Give one of these or the path "
+            "of a .pte file"
+        )
+    return bundled[str(model)]
+
+
+def _blocks(source: Source) -> Iterator[np.ndarray]:
+    if isinstance(source, (str, Path)):
+        return files.read_blocks(source)
+    if isinstance(source, tuple):
+        if len(source) != 2 or not isinstance(source[1], (int, float)):
+            raise AudioError(f"got a tuple of {len(source)}, expected (samples, sample rate in Hz)")
+        return iter([from_array(*source)])
+    if isinstance(source, np.ndarray):
+        raise AudioError(
+            "got an array without its sample rate; give (samples, sample_rate) instead"
+        )
+    if not isinstance(source, Iterable):
+        raise AudioError(
+            f"got a {type(source).__name__}, expected a path, (samples, sample_rate), or blocks "
+            f"(S,) at {SAMPLE_RATE} Hz"
+        )
+    return _checked(iter(source))
+
+
+def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    heard = False
+    for number, block in enumerate(blocks):
+        waveform = mono(block, f"block {number}")
+        heard = heard or len(waveform) > 0
+        yield waveform
+    if not heard:
+        raise AudioError("the blocks held no samples")
+
+
+def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Iterator[Segment]:
+    with stream:
+        for block in blocks:
+            yield from stream.feed(block)
+        yield from stream.finish()

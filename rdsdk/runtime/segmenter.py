@@ -1,0 +1,77 @@
+"""Words to segments: gathers what a decoder gives and asks the endpoint rules after every frame.
+
+Deciding frame by frame, never block by block, is what makes the final segments independent of how
+a recording was cut into blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.segment import Segment, Word
+from rdsdk.runtime.endpoint import EndpointRules
+
+
+class Segmenter:
+    """log_probs (T, V) in, final segments out, and the partial one on demand."""
+
+    def __init__(self, decoder: GreedyDecoder, rules: EndpointRules) -> None:
+        self._decoder = decoder
+        self._rules = rules
+        self._words: list[Word] = []
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is at second 0."""
+        self._decoder.reset()
+        self._words = []
+
+    def feed(self, log_probs: np.ndarray) -> list[Segment]:
+        """Read frames (T, V) and return the segments that became final within them."""
+        finals = []
+        for frame in log_probs[:, None]:
+            self._words += self._decoder.feed(frame)
+            if self._is_over():
+                finals += self._close()
+        return finals
+
+    def finish(self, duration_seconds: float) -> list[Segment]:
+        """The recording is over after ``duration_seconds``; no word ends later."""
+        return self._close(duration_seconds)
+
+    def partial(self) -> Segment | None:
+        """What has been heard since the last final segment; None when nothing has."""
+        pending = self._decoder.pending()
+        words = (*self._words, *(() if pending is None else (pending,)))
+        if not words:
+            return None
+        return _segment(words, is_final=False, stable=_text(self._words))
+
+    def _is_over(self) -> bool:
+        opened, last = self._decoder.open_seconds, self._decoder.last_symbol_seconds
+        if not self._words and opened is None:
+            return False
+        begin = self._words[0].start if self._words else opened
+        end = self._words[-1].end if last is None else last
+        now = self._decoder.seconds
+        assert begin is not None
+        return self._rules.is_over(now - end, now - begin, between_words=opened is None)
+
+    def _close(self, latest_seconds: float | None = None) -> list[Segment]:
+        last = self._decoder.end_word()
+        words, self._words = [*self._words, *(() if last is None else (last,))], []
+        if not words:
+            return []
+        final = words[-1]
+        # The last frame reaches a little beyond the last sample.
+        if latest_seconds is not None and final.end > latest_seconds:
+            words[-1] = Word(final.text, final.start, latest_seconds, final.confidence)
+        return [_segment(tuple(words), is_final=True, stable=_text(words))]
+
+
+def _text(words: list[Word] | tuple[Word, ...]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _segment(words: tuple[Word, ...], is_final: bool, stable: str) -> Segment:
+    return Segment(_text(words), words, words[0].start, words[-1].end, is_final, stable)

@@ -1,0 +1,156 @@
+"""One listener: blocks of samples in, segments out. Cheap; many may share one recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rdsdk.audio.samples import SAMPLE_RATE, Resampler, check_sample_rate, mono
+from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.segment import Segment
+from rdsdk.errors import ConfigError, ModelError
+from rdsdk.runtime.chunks import ChunkedFrames
+from rdsdk.runtime.endpoint import EndpointRules
+from rdsdk.runtime.program import Output, Program
+from rdsdk.runtime.segmenter import Segmenter
+from rdsdk.runtime.windows import WindowedFrames
+
+FrameSource = ChunkedFrames | WindowedFrames
+
+
+def frame_source(program: Program, call_seconds: float = 5.0) -> FrameSource:
+    """Chunks for a streaming program, windows for a full-context one."""
+    if program.card.context is None:
+        return WindowedFrames(program)
+    return ChunkedFrames(program, call_seconds)
+
+
+class Stream:
+    """Feed blocks of any size; the final segments are the same as for the whole at once.
+
+    Not for several threads at a time: use one stream for each source of sound.
+
+    Args:
+        program: a program with the task ``ctc``.
+        rules: when a segment is over.
+        partials: whether ``feed`` also gives the segment that is still being heard.
+
+    Raises:
+        ModelError: the program gives features only.
+    """
+
+    def __init__(
+        self, program: Program, rules: EndpointRules | None = None, partials: bool = True
+    ) -> None:
+        card = program.card
+        if card.vocabulary is None or card.task != "ctc":
+            raise ModelError(
+                f"{program.path} ({card.name}) gives features and no text; use features(), or a "
+                "model with the task ctc"
+            )
+        self._partials = partials
+        self._sample_rate = card.sample_rate
+        self._frames = frame_source(program)
+        decoder = GreedyDecoder(card.vocabulary, card.frame_seconds)
+        self._segmenter = Segmenter(decoder, rules or EndpointRules())
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next sample is at second 0."""
+        self._frames.reset()
+        self._segmenter.reset()
+        self._resampler: Resampler | None = None
+        self._ready: list[Segment] = []
+        self._shown = ""
+        self._samples = 0
+        self._over = False
+
+    @property
+    def seconds(self) -> float:
+        """How much sound was fed since the last reset."""
+        return self._samples / self._sample_rate
+
+    def feed(self, block: Any, sample_rate: float = SAMPLE_RATE) -> list[Segment]:
+        """Hear a block (S,) or (S, channels), float in [-1, 1] or integers, of any length.
+
+        Returns:
+            The segments that became final, then at most one partial if its text changed.
+
+        Raises:
+            AudioError: samples that are not numbers or a wrong shape; nothing of the block was
+                fed and the stream goes on with the next.
+            ConfigError: after ``finish``, or with another rate than before: call ``reset`` first.
+            ModelError: the program failed; the block is kept and the next feed tries it again.
+        """
+        if self._over:
+            raise ConfigError("this stream is finished; call reset() to use it again")
+        samples = mono(block, "the block")
+        waveform = self._resampled(samples, sample_rate)
+        self._samples += len(waveform)
+        self._decode(self._frames.feed(waveform))
+        return self._take(partials=self._partials)
+
+    def finish(self) -> list[Segment]:
+        """There is no more sound: the last segments, all final. A second call gives none.
+
+        Raises:
+            ModelError: the program failed; calling again tries again.
+        """
+        if self._over:
+            return []
+        if self._resampler is not None:
+            rest, self._resampler = self._resampler.finish(), None
+            self._samples += len(rest)
+            self._decode(self._frames.feed(rest))
+        self._decode(self._frames.finish())
+        self._ready += self._segmenter.finish(self.seconds)
+        self._over = True
+        return self._take(partials=False)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the sound; what ``finish`` was not asked for is lost."""
+        self.reset()
+        self._over = True
+
+    def _resampled(self, samples: np.ndarray, sample_rate: float) -> np.ndarray:
+        if self._resampler is None:
+            if self._samples and sample_rate != SAMPLE_RATE:
+                raise ConfigError(_rate_changed(sample_rate, SAMPLE_RATE))
+            if sample_rate == SAMPLE_RATE:
+                return samples
+            self._resampler = Resampler(check_sample_rate(sample_rate, "the block"))
+        if sample_rate != self._resampler.sample_rate:
+            raise ConfigError(_rate_changed(sample_rate, self._resampler.sample_rate))
+        return self._resampler.feed(samples)
+
+    def _decode(self, outputs: Iterator[Output]) -> None:
+        for output in outputs:
+            if output.log_probs is None:
+                raise ModelError("the program gave no log_probs")
+            # Kept, so that a failure of a later chunk does not lose what this one said.
+            self._ready += self._segmenter.feed(output.log_probs)
+
+    def _take(self, partials: bool) -> list[Segment]:
+        segments, self._ready = self._ready, []
+        if segments:
+            self._shown = ""
+        partial = self._segmenter.partial() if partials else None
+        if partial is not None and partial.text != self._shown:
+            self._shown = partial.text
+            segments.append(partial)
+        return segments
+
+
+def _rate_changed(got: float, had: int) -> str:
+    return f"got a block at {got} Hz after blocks at {had} Hz; call reset() to change the rate"
