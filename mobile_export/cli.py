@@ -1,0 +1,39 @@
+"""``rdsdk export CHECKPOINT -o model.pte``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobile_export.executorch import export
+from mobile_export.quantize import PRECISIONS
+from rdsdk.models import checkpoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Lower a checkpoint, prove it, keep it; 0 when the file is there."""
+    parser = argparse.ArgumentParser(
+        prog="rdsdk export",
+        description=(
+            "Lower a checkpoint to an ExecuTorch program for XNNPACK. The file is kept only if its "
+            "outputs agree with the checkpoint's."
+        ),
+    )
+    parser.add_argument("checkpoint", type=Path, help="a folder with model.json")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .pte to write")
+    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="int8")
+    parser.add_argument("--name", help="the model's name in its card (default: the file's)")
+    options = parser.parse_args(arguments)
+    source = checkpoint.load(options.checkpoint)
+    print("lowering; this takes a minute or two", file=sys.stderr, flush=True)
+    made = export(source, options.output, options.precision, options.name)
+    outside = ", ".join(f"{name} {count}" for name, count in made.lowered.outside.most_common(4))
+    print(
+        f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {options.precision}\n"
+        f"  agrees with the checkpoint to {made.agreement.worst_snr_db:.1f} dB at worst "
+        f"({made.agreement.worst}; {made.agreement.calls} calls compared)\n"
+        f"  {made.lowered.delegates} delegate calls; outside them: {outside}"
+    )
+    return 0

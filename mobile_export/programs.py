@@ -1,0 +1,157 @@
+"""The methods of an artefact: wrappers that only rename, example inputs, dynamic shapes, card.
+
+Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn.utils import parametrize
+
+from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import (
+    HOP_SAMPLES,
+    OVERLAP_SAMPLES,
+    RECEPTIVE_FIELD_SAMPLES,
+    SAMPLE_RATE,
+    EncoderConfig,
+)
+from rdsdk.models.state import EncoderState, state_shapes
+from rdsdk.models.student import Student
+
+CARD_VERSION = 1
+STREAMING_MAX_SECONDS = 10.3
+FULL_CONTEXT_MAX_SAMPLES = 30 * SAMPLE_RATE
+FULL_CONTEXT_MIN_SAMPLES = RECEPTIVE_FIELD_SAMPLES + HOP_SAMPLES
+"""Two frames: with one, the exporter would take the time axis for a constant."""
+
+
+class Forward(nn.Module):
+    """(waveform (1, S), *state) -> (log_probs (1, T, V) if any, hidden (1, T, D), *state)."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, waveform: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        output, following = self.student(waveform, EncoderState(*state) if state else None)
+        results = (output.hidden[-1], *(following if state else ()))
+        return results if output.log_probs is None else (output.log_probs, *results)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method, ready to be lowered."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    dynamic_shapes: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    min_samples: int
+    max_samples: int
+
+
+def folded(student: Student) -> Student:
+    """Weight norm folded into its weight, in place: same function, no norm in every call."""
+    conv = student.encoder.position_conv.conv
+    if parametrize.is_parametrized(conv, "weight"):
+        parametrize.remove_parametrizations(conv, "weight")
+    return student
+
+
+def chunk_samples(config: EncoderConfig, chunks: int) -> int:
+    """Samples of ``chunks`` whole chunks and the overlap after them."""
+    assert config.context is not None
+    return HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
+
+
+def forward_method(student: Student) -> Method:
+    """``forward`` of a student: whole chunks and state if it streams, any length if it does not."""
+    config = student.config
+    outputs = (*(("log_probs",) if student.ctc_head is not None else ()), "hidden")
+    if config.context is None:
+        samples = Dim("samples", min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
+        return Method(
+            module=Forward(student),
+            example=(torch.zeros(1, 2 * SAMPLE_RATE),),
+            dynamic_shapes=({1: samples}, ()),
+            inputs=("waveform",),
+            outputs=outputs,
+            min_samples=FULL_CONTEXT_MIN_SAMPLES,
+            max_samples=FULL_CONTEXT_MAX_SAMPLES,
+        )
+    chunk_seconds = config.context.chunk_frames * HOP_SAMPLES / SAMPLE_RATE
+    most = max(1, int(STREAMING_MAX_SECONDS / chunk_seconds))
+    state = student.encoder.fresh_state()
+    chunks = Dim("chunks", min=1, max=most)
+    samples = HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
+    return Method(
+        module=Forward(student),
+        example=(torch.zeros(1, chunk_samples(config, min(3, most))), *state),
+        dynamic_shapes=({1: samples}, tuple({} for _ in state)),
+        inputs=("waveform", *state._fields),
+        outputs=(*outputs, *state._fields),
+        min_samples=chunk_samples(config, 1),
+        max_samples=chunk_samples(config, most),
+    )
+
+
+def card(
+    checkpoint: Checkpoint,
+    method: Method,
+    name: str,
+    precision: str,
+    measured: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The artefact's description of itself, a JSON value."""
+    student, provenance = checkpoint.student, checkpoint.provenance
+    config = student.config
+    if config.context is None:
+        lookahead_samples = method.max_samples
+        state: dict[str, tuple[int, ...]] = {}
+    else:
+        lookahead_samples = (config.context.chunk_frames - 1) * HOP_SAMPLES
+        state = state_shapes(config, 1, config.context.left_frames)
+    data = provenance.get("training_data", [])
+    return {
+        "format": "rdsdk",
+        "version": CARD_VERSION,
+        "name": name,
+        "language": str(provenance.get("language", "und")),
+        "task": "features" if checkpoint.vocabulary is None else "ctc",
+        "architecture": config.to_dict(),
+        "parameters": student.parameter_count(),
+        "vocabulary": None if checkpoint.vocabulary is None else checkpoint.vocabulary.to_dict(),
+        "sample_rate": SAMPLE_RATE,
+        "hop_samples": HOP_SAMPLES,
+        "receptive_field_samples": RECEPTIVE_FIELD_SAMPLES,
+        "context": None
+        if config.context is None
+        else {
+            "chunk_frames": config.context.chunk_frames,
+            "left_frames": config.context.left_frames,
+        },
+        "lookahead_seconds": lookahead_samples / SAMPLE_RATE,
+        "precision": precision,
+        "methods": {
+            "forward": {
+                "inputs": list(method.inputs),
+                "outputs": list(method.outputs),
+                "min_samples": method.min_samples,
+                "max_samples": method.max_samples,
+            }
+        },
+        "state": [{"name": key, "shape": list(shape)} for key, shape in state.items()],
+        "hidden_layers": [config.layers],
+        "licence": str(provenance.get("licence", "unknown")),
+        "training_data": [str(item) for item in data] if isinstance(data, list) else [],
+        "measured": measured or {},
+        "rdsdk_version": version("rdsdk"),
+    }

@@ -1,0 +1,232 @@
+"""Student -> CTC recogniser: the LightningModule. Shapes as in ``rdsdk.models.student``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rdsdk.data.batches import Batch
+from rdsdk.evaluation.wer import ErrorRates, error_rates
+from rdsdk.training.masking import span_mask
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import Context
+from rdsdk.models.extractor import frame_count
+from rdsdk.models.student import Student
+from rdsdk.training.schedule import warmup_cosine
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights move.
+
+    Args:
+        steps: optimiser steps of the whole run.
+        learning_rate: at its peak; linear warm-up over ``warmup_steps``, then a cosine.
+        weight_decay: AdamW's, on matrices only.
+        clip_norm: gradients are scaled down to this norm.
+        average_decay: of the exponential moving average of the weights, which is what is
+            validated and kept; 0 keeps the last weights instead.
+        freeze_extractor: leave the convolutions as they are.
+    """
+
+    steps: int = 20_000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    average_decay: float = 0.999
+    freeze_extractor: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.learning_rate <= 0 or not 0 <= self.average_decay < 1:
+            raise ConfigError(
+                "optimisation needs steps >= 1, learning_rate > 0 and average_decay in [0, 1), "
+                f"got {self}"
+            )
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What a batch goes through inside the model.
+
+    Args:
+        frame_mask_probability: share of frames replaced by the mask embedding, in spans of
+            ``frame_mask_span`` frames (SpecAugment's time masks, arXiv 1904.08779, on frames).
+        chunk_frames: one is drawn for each batch, so that one set of weights serves every latency;
+            None is full context. Empty: the architecture's own context, always.
+        left_frames: left context that goes with a drawn chunk; the architecture's if None.
+    """
+
+    frame_mask_probability: float = 0.1
+    frame_mask_span: int = 5
+    chunk_frames: tuple[int | None, ...] = ()
+    left_frames: int | None = None
+
+
+class Finetuning(L.LightningModule):
+    """CTC over a vocabulary's symbols, with random context sizes and averaged weights.
+
+    Validation logs ``dev/wer``, ``dev/cer``, ``dev/false_words`` (words recognised in recordings
+    that have none) and ``dev/score``, their sum, which decides the best checkpoint.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        vocabulary: Vocabulary,
+        optimisation: Optimisation,
+        regularisation: Regularisation,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if student.ctc_head is None:
+            raise ConfigError("fine-tuning needs a student with a CTC head, this one has none")
+        if regularisation.chunk_frames and student.config.context is None:
+            raise ConfigError(
+                "chunk_frames were given for a full-context student; use a streaming preset or "
+                "context, or leave chunk_frames empty"
+            )
+        self.student = student
+        self.vocabulary = vocabulary
+        self.optimisation = optimisation
+        self.regularisation = regularisation
+        self.seed = seed
+        decay = optimisation.average_decay
+        self.average = (
+            AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        )
+        if self.average is not None:
+            self.average.requires_grad_(False).eval()
+        if optimisation.freeze_extractor:
+            student.extractor.requires_grad_(False)
+        self._references: list[str] = []
+        self._hypotheses: list[str] = []
+        self._dev_loss: list[float] = []
+
+    @property
+    def kept(self) -> Student:
+        """The student that is validated and saved."""
+        if self.average is None:
+            return self.student
+        module = self.average.module
+        assert isinstance(module, Student)
+        return module
+
+    def checkpoint(self, provenance: dict[str, object]) -> Checkpoint:
+        """The kept student as a checkpoint."""
+        return Checkpoint(self.kept, self.vocabulary, provenance)
+
+    def draw_context(self, step: int) -> Context | Literal["full", "configured"]:
+        """The context of one batch: the same on every device and after a resume."""
+        choices = self.regularisation.chunk_frames
+        if not choices:
+            return "configured"
+        rng = np.random.default_rng((self.seed, step))
+        chunk_frames = choices[int(rng.integers(len(choices)))]
+        if chunk_frames is None:
+            return "full"
+        configured = self.student.config.context
+        assert configured is not None
+        left = self.regularisation.left_frames
+        return Context(chunk_frames, configured.left_frames if left is None else left)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        # The same number after a resume, so that contexts and masks are drawn again alike.
+        accumulated = self.trainer.accumulate_grad_batches
+        step = self.global_step * accumulated + batch_index % accumulated
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 31 + self.global_rank)
+        counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
+        mask = span_mask(
+            len(counts),
+            counts,
+            self.regularisation.frame_mask_probability,
+            self.regularisation.frame_mask_span,
+            rng,
+        ).to(batch.waveforms.device)
+        output, _ = self.student(
+            batch.waveforms,
+            sample_counts=batch.sample_counts,
+            frame_mask=mask,
+            context=self.draw_context(step),
+        )
+        loss = self._loss(output.log_probs, counts, batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.global_step}; nothing was updated. "
+                f"Utterances of the batch: {', '.join(batch.ids)}. Lower the learning rate, or "
+                "look at these recordings"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+        """Sum over the batch of -log P(text), over the number of frames: even across lengths."""
+        total = F.ctc_loss(
+            log_probs.transpose(0, 1),
+            batch.tokens,
+            counts.to(log_probs.device),
+            batch.token_counts,
+            blank=self.vocabulary.blank,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return total / counts.sum()
+
+    def optimizer_step(self, *arguments: Any, **others: Any) -> None:
+        super().optimizer_step(*arguments, **others)
+        # Here and not at the batch's end, where callbacks that save come first.
+        if self.average is not None:
+            self.average.update_parameters(self.student)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        output, _ = self.kept(batch.waveforms, sample_counts=batch.sample_counts)
+        counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
+        self._dev_loss.append(float(self._loss(output.log_probs, counts, batch)))
+        best = output.log_probs.argmax(dim=-1).cpu()
+        for row, frames, text in zip(best, counts, batch.texts, strict=True):
+            collapsed = torch.unique_consecutive(row[: int(frames)]).tolist()
+            self._hypotheses.append(self.vocabulary.decode(collapsed))
+            self._references.append(text)
+
+    def on_validation_epoch_end(self) -> None:
+        rates: ErrorRates = error_rates(self._references, self._hypotheses)
+        figures = {
+            "dev/wer": rates.wer,
+            "dev/cer": rates.cer,
+            "dev/false_words": rates.false_word_rate,
+            "dev/loss": float(np.mean(self._dev_loss)) if self._dev_loss else 0.0,
+        }
+        figures["dev/score"] = figures["dev/wer"] + figures["dev/false_words"]
+        self.log_dict(figures, prog_bar=True, sync_dist=True)
+        self._references.clear()
+        self._hypotheses.clear()
+        self._dev_loss.clear()
+
+    def configure_optimizers(self) -> Any:
+        chosen = self.optimisation
+        trained = [p for p in self.student.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": [p for p in trained if p.ndim > 1], "weight_decay": chosen.weight_decay},
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=chosen.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: warmup_cosine(step, chosen.steps, chosen.warmup_steps)
+        )
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -1,0 +1,13 @@
+"""Learning rates over a run, as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(step: int, steps: int, warmup_steps: int, floor: float = 0.02) -> float:
+    """The factor on the peak learning rate: linear warm-up, then a cosine down to ``floor``."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,0 +1,130 @@
+"""Against an independent implementation: transformers' HubertModel with the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import HubertConfig, HubertModel
+
+from rdsdk.models.config import EncoderConfig, extractor_convs, reuse_pattern
+from rdsdk.models.student import Student
+from tests.models.conftest import sharpen
+
+CONFIG = EncoderConfig(
+    convs=extractor_convs(12, 16, 20),
+    width=32,
+    ffn=40,
+    heads=4,
+    map_owner=reuse_pattern("none", 3),
+    position_kernel=16,
+    position_groups=4,
+)
+
+
+def hubert_like(config: EncoderConfig) -> HubertModel:
+    torch.manual_seed(3)
+    return HubertModel(
+        HubertConfig(
+            conv_dim=[conv.channels for conv in config.convs],
+            conv_kernel=[conv.kernel for conv in config.convs],
+            conv_stride=[conv.stride for conv in config.convs],
+            num_feat_extract_layers=len(config.convs),
+            conv_bias=config.conv_bias,
+            feat_extract_norm=config.extractor_norm,
+            hidden_size=config.width,
+            intermediate_size=config.ffn,
+            num_attention_heads=config.heads,
+            num_hidden_layers=config.layers,
+            num_conv_pos_embeddings=config.position_kernel,
+            num_conv_pos_embedding_groups=config.position_groups,
+        )
+    ).eval()
+
+
+def student_of(hubert: HubertModel, config: EncoderConfig) -> Student:
+    names = {
+        "masked_spec_embed": "encoder.mask_embedding",
+        "feature_projection.layer_norm": "encoder.frame_norm",
+        "feature_projection.projection": "encoder.projection",
+        "encoder.pos_conv_embed.conv": "encoder.position_conv.conv",
+        "encoder.layer_norm": "encoder.position_norm",
+        "attention.q_proj": "attention_map.query",
+        "attention.k_proj": "attention_map.key",
+        "attention.v_proj": "attention_output.value",
+        "attention.out_proj": "attention_output.output",
+        "feed_forward.intermediate_dense": "ffn_in",
+        "feed_forward.output_dense": "ffn_out",
+        "final_layer_norm": "ffn_norm",
+    }
+    state = {}
+    for name, tensor in hubert.state_dict().items():
+        parts = name.split(".")
+        if parts[:2] == ["feature_extractor", "conv_layers"]:
+            kind = {"conv": "convs", "layer_norm": "norms"}[parts[3]]
+            name = f"extractor.{kind}.{parts[2]}.{parts[4]}"
+        elif parts[:2] == ["encoder", "layers"]:
+            name = (
+                ".".join(parts[3:]).replace("layer_norm.", "attention_norm.", 1)
+                if (parts[3] == "layer_norm")
+                else ".".join(parts[3:])
+            )
+            for theirs, ours in names.items():
+                name = name.replace(theirs + ".", ours + ".", 1)
+            name = f"encoder.layers.{parts[2]}.{name}"
+        else:
+            for theirs, ours in names.items():
+                if name.startswith(theirs):
+                    name = ours + name[len(theirs) :]
+                    break
+        is_conv = ".convs." in name or ".position_conv." in name
+        state[name] = tensor.unsqueeze(2) if is_conv and tensor.ndim == 3 else tensor
+    student = Student(config)
+    student.load_state_dict(state)
+    return sharpen(student, 40.0).eval()
+
+
+def sharpened(hubert: HubertModel) -> HubertModel:
+    for layer in hubert.encoder.layers:
+        for linear in (layer.attention.q_proj, layer.attention.k_proj):
+            linear.weight.data.mul_(40.0)
+    return hubert
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@torch.no_grad()
+def test_without_reuse_every_hidden_state_equals_transformers(norm: str) -> None:
+    config = replace(CONFIG, extractor_norm=norm, conv_bias=norm == "layer")
+    hubert = hubert_like(config)
+    student = student_of(hubert, config)
+    waveform = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    expected = sharpened(hubert)(waveform, output_hidden_states=True).hidden_states[1:]
+    output, _ = student(waveform)
+    for ours, theirs in zip(output.hidden, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_padded_rows_equal_transformers_attention_mask() -> None:
+    config = replace(CONFIG, extractor_norm="layer", conv_bias=True)
+    hubert = hubert_like(config)
+    student = student_of(hubert, config)
+    waveform = 0.1 * torch.randn(2, 16_000, generator=torch.Generator().manual_seed(0))
+    counts = torch.tensor([16_000, 9_000])
+    waveform[1, 9_000:] = 0
+    mask = torch.arange(16_000) < counts[:, None]
+    expected = sharpened(hubert)(waveform, attention_mask=mask.long()).last_hidden_state
+    output, _ = student(waveform, sample_counts=counts)
+    torch.testing.assert_close(output.hidden[-1][1, :27], expected[1, :27], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_comparison_notices_a_reused_map() -> None:
+    hubert = hubert_like(CONFIG)
+    student = student_of(hubert, CONFIG)
+    student.encoder.config = replace(CONFIG, map_owner=(0, 0, 2))
+    waveform = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+    output, _ = student(waveform)
+    expected = sharpened(hubert)(waveform).last_hidden_state
+    assert (output.hidden[-1] - expected).abs().max() > 1e-2
