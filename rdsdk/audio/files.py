@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # Short, because a damaged frame costs everything that was decoded together with it.
-_DECODE_SECONDS = 0.1
+_DECODE_SECONDS = 0.25
 # Encoders pad and decoders trim by a few frames; less than this is not a cut.
 _TOLERANCE_SECONDS = 0.25
 # A writer that cannot seek leaves "unknown" in the header.
@@ -45,6 +45,17 @@ _UNKNOWN_BYTES = 0x7FFFFFFF - 0x10000
 
 class TruncatedAudioWarning(UserWarning):
     """A recording broke off; what came before it was read."""
+
+
+class _Forward(soundfile.SoundFile):
+    """A sound file that is only read on and on.
+
+    Soundfile seeks to where it already is after every read. In an mp3 that lands a little beside,
+    so block by block the sound comes out broken while a single read of the whole is right.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 def read(path: str | Path) -> np.ndarray:
@@ -117,7 +128,7 @@ def _raw_blocks(
     yield from _some(resampler.finish())
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def _open(path: Path) -> _Forward:
     if path.is_dir():
         raise AudioError(f"{path} is a folder, expected a sound file")
     try:
@@ -130,7 +141,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     if empty:
         raise AudioError(f"{path} is empty, expected a sound file")
     try:
-        sound = soundfile.SoundFile(path)
+        sound = _Forward(path)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path} is not a sound file that can be read ({error.error_string.rstrip('.')}); "
@@ -149,7 +160,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     return sound
 
 
-def _blocks(sound: soundfile.SoundFile, path: Path, block_seconds: float) -> Iterator[np.ndarray]:
+def _blocks(sound: _Forward, path: Path, block_seconds: float) -> Iterator[np.ndarray]:
     gathered: list[np.ndarray] = []
     ready = 0
     with sound:
@@ -163,7 +174,7 @@ def _blocks(sound: soundfile.SoundFile, path: Path, block_seconds: float) -> Ite
         yield np.concatenate(gathered)
 
 
-def _decoded(sound: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
+def _decoded(sound: _Forward, path: Path) -> Iterator[np.ndarray]:
     rate = sound.samplerate
     resampler = Resampler(rate)
     declared = max(sound.frames, _declared_wav_frames(sound))
@@ -192,7 +203,7 @@ def _decoded(sound: soundfile.SoundFile, path: Path) -> Iterator[np.ndarray]:
         )
 
 
-def _declared_wav_frames(sound: soundfile.SoundFile) -> int:
+def _declared_wav_frames(sound: _Forward) -> int:
     # libsndfile silently corrects the length of a cut WAV; only its log tells what was declared.
     found = re.search(r"^\s*data\s*:\s*(\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
     if not found or not sound.frames:

@@ -55,17 +55,17 @@ class GreedyDecoder:
     @property
     def seconds(self) -> float:
         """The seconds decoded so far."""
-        return self._frame * self.frame_seconds
+        return self._seconds(self._frame)
 
     @property
     def last_symbol_seconds(self) -> float | None:
         """Where the last symbol of the open word ends; None when no word is open."""
-        return None if self._open is None else (self._open.last_frame + 1) * self.frame_seconds
+        return None if self._open is None else self._seconds(self._open.last_frame + 1)
 
     @property
     def open_seconds(self) -> float | None:
         """Where the open word begins; None when no word is open."""
-        return None if self._open is None else self._open.first_frame * self.frame_seconds
+        return None if self._open is None else self._seconds(self._open.first_frame)
 
     def feed(self, log_probs: np.ndarray) -> list[Word]:
         """Read frames (T, V) and return the words that they completed.
@@ -101,8 +101,8 @@ class GreedyDecoder:
             text, confidence = closest
         return Word(
             text,
-            opened.first_frame * self.frame_seconds,
-            (opened.last_frame + 1) * self.frame_seconds,
+            self._seconds(opened.first_frame),
+            self._seconds(opened.last_frame + 1),
             min(max(confidence, 0.0), 1.0),
         )
 
@@ -118,10 +118,14 @@ class GreedyDecoder:
             return None
         return Word(
             text,
-            self._open.first_frame * self.frame_seconds,
-            (self._open.last_frame + 1) * self.frame_seconds,
+            self._seconds(self._open.first_frame),
+            self._seconds(self._open.last_frame + 1),
             min(float(np.exp(np.mean(self._open.peaks))), 1.0),
         )
+
+    def _seconds(self, frame: int) -> float:
+        # To the microsecond, so that 328 frames are 6.56 s and not 6.5600000000000005.
+        return round(frame * self.frame_seconds, 6)
 
     def _step(self, row: np.ndarray, symbol: int) -> Word | None:
         word = None

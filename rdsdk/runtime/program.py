@@ -49,7 +49,8 @@ class Program:
         if threads is not None:
             executorch.set_threads(threads)
         self._program = self._load()
-        self.card = Card.from_json(self._read_card(), source=str(self.path))
+        self.card_json = self._read_card()
+        self.card = Card.from_json(self.card_json, source=str(self.path))
         self._check_signature()
         executorch.pool_is_used()
         self._forward = self._load_method("forward")

@@ -36,6 +36,11 @@ class Recognizer:
         return self._program.card
 
     @property
+    def card_json(self) -> str:
+        """The card as it stands in the file."""
+        return self._program.card_json
+
+    @property
     def path(self) -> Path:
         """Where the model was loaded from."""
         return self._program.path
@@ -133,17 +138,16 @@ def _kept(path: Path, changed: int) -> Recognizer:
 
 
 def _resolve(model: str | Path) -> Path:
-    path = Path(model)
-    if path.exists() or path.suffix or len(path.parts) != 1 or isinstance(model, Path):
+    path, bundled = Path(model), bundled_models()
+    if isinstance(model, str) and model in bundled:
+        return bundled[model]
+    if isinstance(model, Path) or path.exists() or path.suffix or len(path.parts) != 1:
         return path
-    bundled = bundled_models()
-    if str(model) not in bundled:
-        names = ", ".join(sorted(bundled)) or "none in this installation"
-        raise ModelError(
-            f"no model is named {model!r}; bundled models: {names}. Give one of these or the path "
-            "of a .pte file"
-        )
-    return bundled[str(model)]
+    names = ", ".join(sorted(bundled)) or "none in this installation"
+    raise ModelError(
+        f"no model is named {model!r}; bundled models: {names}. Give one of these or the path "
+        "of a .pte file"
+    )
 
 
 def _blocks(source: Source) -> Iterator[np.ndarray]:

@@ -1,0 +1,99 @@
+"""``rdsdk``: the command line. Errors are one line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rdsdk
+from rdsdk.errors import ConfigError, RdsdkError
+
+
+class _Elsewhere(NamedTuple):
+    """A command whose module needs an extra of the install and reads its own arguments."""
+
+    module: str
+    extra: str
+    help: str
+
+
+# Imported by name and only when called: the base install has none of their dependencies.
+_ELSEWHERE = {
+    "finetune": _Elsewhere("rdsdk.training.cli", "train", "train a student on transcripts"),
+    "evaluate": _Elsewhere("rdsdk.evaluation.cli", "train", "error rates of a model"),
+    "export": _Elsewhere("mobile_export.cli", "export", "checkpoint -> .pte"),
+    "import": _Elsewhere("rdsdk.models.importers", "train", "published checkpoint -> ours"),
+}
+_HERE = {
+    "transcribe": "recordings -> text",
+    "features": "a recording -> hidden states in a .npy file",
+    "info": "what a model says about itself",
+}
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 2 when something was wrong with the input, said in one line on the error stream; 130
+        when interrupted, with what was printed kept.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        # Here, so that a reader that went away shows inside the try.
+        sys.stdout.flush()
+    except RdsdkError as error:
+        print(f"rdsdk: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has enough, as with `| head`. Python would complain once more on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in _ELSEWHERE:
+        return _call_elsewhere(arguments[0], arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="rdsdk", description="Distil, export and run small speech models."
+    )
+    parser.add_argument("--version", action="version", version=f"rdsdk {rdsdk.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _HERE.items():
+        module = importlib.import_module(f"rdsdk.commands.{name}")
+        command = commands.add_parser(name, help=text, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    for name, elsewhere in _ELSEWHERE.items():
+        commands.add_parser(name, help=elsewhere.help, add_help=False)
+    parsed = parser.parse_args(arguments)
+    code: int = parsed.run(parsed)
+    return code
+
+
+def _call_elsewhere(name: str, arguments: list[str]) -> int:
+    elsewhere = _ELSEWHERE[name]
+    try:
+        module = importlib.import_module(elsewhere.module)
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("rdsdk", "mobile_export"):
+            raise  # our own fault, not a missing extra
+        raise ConfigError(
+            f"rdsdk {name} needs {missing or 'a package'} that is not installed or does not load "
+            f"({error}); run: pip install 'rdsdk[{elsewhere.extra}]'"
+        ) from error
+    return int(module.main(arguments) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of ``rdsdk`` that need only the base install, one file each."""

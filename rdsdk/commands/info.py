@@ -1,0 +1,103 @@
+"""``rdsdk info``: what a model says about itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rdsdk.errors import CheckpointError
+from rdsdk.runtime.card import Card
+from rdsdk.runtime.recognizer import load
+
+_MANY = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``rdsdk info``."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .pte file, a bundled name or a checkpoint folder",
+    )
+    parser.add_argument("--json", action="store_true", help="the whole card as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the card of an artefact, or the description in a checkpoint folder."""
+    if Path(arguments.model).is_dir():
+        value = _checkpoint(Path(arguments.model))
+        rows = list(value.items())
+    else:
+        recognizer = load(arguments.model)
+        value = json.loads(recognizer.card_json)
+        rows = _rows(recognizer.card, recognizer.path, recognizer.size_bytes)
+    if arguments.json:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return 0
+    width = max(len(name) for name, _ in rows)
+    for name, item in rows:
+        print(f"{name:{width}}  {_text(item)}")
+    return 0
+
+
+def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
+    if card.context is None:
+        context = "full: a recording is heard as a whole"
+    else:
+        chunk_ms = 1000 * card.context.chunk_frames * card.frame_seconds
+        left_seconds = card.context.left_frames * card.frame_seconds
+        context = f"streaming: chunks of {chunk_ms:.0f} ms, {left_seconds:.2f} s of left context"
+    words = None if card.vocabulary is None else card.vocabulary.lexicon
+    if card.vocabulary is not None and card.vocabulary.word_boundary is None:
+        words = tuple(
+            symbol for i, symbol in enumerate(card.vocabulary.symbols) if i != card.vocabulary.blank
+        )
+    return [
+        ("file", f"{path} ({size_bytes / 1e6:.2f} MB)"),
+        ("name", card.name),
+        ("language", card.language),
+        ("task", card.task),
+        ("parameters", f"{card.parameters:,}"),
+        ("precision", card.precision),
+        ("context", context),
+        ("look-ahead", f"{card.lookahead_seconds:.2f} s"),
+        ("symbols", None if card.vocabulary is None else len(card.vocabulary)),
+        ("words", "any" if words is None and card.task == "ctc" else words),
+        ("hidden layers", card.hidden_layers),
+        ("architecture", card.architecture),
+        ("licence", card.licence),
+        ("training data", card.training_data),
+        ("measured", card.measured),
+        ("made by", f"rdsdk {card.rdsdk_version}"),
+    ]
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    description = folder / "model.json"
+    try:
+        value = json.loads(description.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: it has no model.json; expected a folder with "
+            "model.json and model.safetensors, or a .pte file"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{description} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{description} holds {type(value).__name__}, expected an object")
+    return value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_text(item)}" for name, item in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        shown = [_text(item) for item in value[:_MANY]]
+        more = [f"and {len(value) - _MANY} more"] if len(value) > _MANY else []
+        return ", ".join([*shown, *more]) or "none"
+    return str(value)

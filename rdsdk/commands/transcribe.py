@@ -1,0 +1,123 @@
+"""``rdsdk transcribe``: recordings to text, each segment as soon as it is final."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdsdk.audio import files
+from rdsdk.commands.console import complain, warnings_in_one_line
+from rdsdk.decoding.segment import Segment
+from rdsdk.errors import AudioError, ConfigError
+from rdsdk.runtime.recognizer import DEFAULT_MODEL, Recognizer, load
+
+STDIN = "-"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``rdsdk transcribe``."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a sound file (wav, flac, ogg, opus, mp3), or - for raw 16-bit samples on stdin",
+    )
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a .pte file or a bundled name (default: %(default)s)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line for each segment")
+    form.add_argument("--words", action="store_true", help="each word with its times")
+    parser.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
+    parser.add_argument(
+        "--raw-rate",
+        type=float,
+        default=files.SAMPLE_RATE,
+        metavar="HZ",
+        help="sample rate of raw samples on stdin: 16-bit, little endian, mono (default: 16000)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Transcribe each file; one that cannot be read does not stop the others.
+
+    Returns:
+        0, or 2 when a file failed.
+    """
+    if arguments.files.count(STDIN) > 1:
+        raise ConfigError("- is given more than once, but there is only one standard input")
+    recognizer = load(arguments.model, arguments.threads)
+    recognizer.stream()  # a model without text fails here, once, and not for each file
+    failed = False
+    for name in arguments.files:
+        if len(arguments.files) > 1 and not arguments.json:
+            print(f"== {name} ==", flush=True)
+        try:
+            with warnings_in_one_line():
+                _transcribe(recognizer, name, arguments)
+        except AudioError as error:
+            complain(error)
+            failed = True
+    return 2 if failed else 0
+
+
+def _transcribe(recognizer: Recognizer, name: str, arguments: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        if name == STDIN:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise AudioError("standard input is a terminal; pipe raw 16-bit samples into it")
+            blocks = files.read_raw(sys.stdin.buffer, arguments.raw_rate)
+        else:
+            blocks = files.read_blocks(name)
+            # Where text appears on the terminal by itself, a bar would only be in its way.
+            if not sys.stdout.isatty() and sys.stderr.isatty():
+                blocks = stack.enter_context(_progress(name, blocks))
+        for segment in recognizer.transcribe(blocks):
+            _show(segment, name, arguments)
+
+
+def _show(segment: Segment, name: str, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps({"file": name, **asdict(segment)}, ensure_ascii=False), flush=True)
+        return
+    print(segment.text, flush=True)
+    if arguments.words:
+        for word in segment.words:
+            print(
+                f"  {word.start:8.2f} {word.end:8.2f}  {word.confidence:4.2f}  {word.text}",
+                flush=True,
+            )
+
+
+def _progress(name: str, blocks: Iterator[np.ndarray]) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    seconds = files.duration_seconds(name)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} s of sound"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task(Path(name).name, total=seconds)
+
+    def counted() -> Iterator[np.ndarray]:
+        with bar:
+            for block in blocks:
+                yield block
+                bar.advance(task, len(block) / files.SAMPLE_RATE)
+
+    return nullcontext(counted())
