@@ -40,14 +40,9 @@ def quantize(student: Student, precision: str) -> Student:
     """
     if precision not in PRECISIONS:
         raise ExportError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    head, projections = student.ctc_head, student.projections
     # Built anew: a deep copy of a weight-normed module shares its class with the original, and
     # folding the norm of one would break the other.
-    quantized = Student(
-        student.config,
-        symbols=None if head is None else head.linear.out_features,
-        projection_width=None if projections is None else projections[0].out_features,
-    )
+    quantized = Student(student.config, student.symbols, student.projection_width)
     quantized.load_state_dict(student.state_dict())
     quantized.eval().requires_grad_(False)
     PRECISIONS[precision](quantized)

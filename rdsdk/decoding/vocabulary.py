@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from rdsdk.errors import ConfigError
 
@@ -133,5 +134,5 @@ class Vocabulary:
         return cls(tuple(symbols), blank, boundary, None if lexicon is None else tuple(lexicon))
 
 
-def _strings(value: object) -> bool:
+def _strings(value: object) -> TypeGuard[Sequence[str]]:
     return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)

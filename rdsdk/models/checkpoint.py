@@ -41,13 +41,12 @@ def save(folder: Path | str, checkpoint: Checkpoint) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     student = checkpoint.student
-    projections = student.projections
     description = {
         "format": FORMAT,
         "version": VERSION,
         "architecture": student.config.to_dict(),
         "vocabulary": None if checkpoint.vocabulary is None else checkpoint.vocabulary.to_dict(),
-        "projection_width": None if projections is None else projections[0].out_features,
+        "projection_width": student.projection_width,
         "provenance": checkpoint.provenance,
     }
     weights = {

@@ -31,6 +31,7 @@ class PositionConv(nn.Module):
         self.padding = (0, 0) if causal else (kernel // 2, kernel - 1 - kernel // 2)
         self.conv = nn.Conv2d(width, width, (1, kernel), groups=config.position_groups)
         nn.init.normal_(self.conv.weight, std=(4 / (kernel * width)) ** 0.5)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
         weight_norm(self.conv, dim=3)
 
@@ -140,13 +141,17 @@ class Encoder(nn.Module):
         positions, past = self.position_conv(x_btd, state.positions)
         x_btd = self.dropout(self.position_norm(x_btd + positions))
 
-        hidden, keys, values = [], [], []
+        hidden: list[Tensor] = []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         maps: dict[int, Tensor] = {}
         reused: dict[int, Tensor] = {}
-        for index, (owner, layer) in enumerate(
+        for number, (owner, layer) in enumerate(
             zip(self.config.map_owner, self.layers, strict=True)
         ):
-            if index == owner:
+            assert isinstance(layer, EncoderLayer)
+            if number == owner:
+                assert layer.attention_map is not None
                 maps[owner], layer_keys = layer.attention_map(
                     x_btd, state.keys[len(keys)], mask_ntk
                 )
@@ -156,7 +161,7 @@ class Encoder(nn.Module):
                 if owner not in reused:
                     reused[owner] = reuse_map(maps[owner], mask_ntk, self.config.reused_map)
                 map_ntk = reused[owner]
-            x_btd, layer_values = layer(x_btd, map_ntk, state.values[index])
+            x_btd, layer_values = layer(x_btd, map_ntk, state.values[number])
             values.append(self._newest(layer_values, left))
             hidden.append(x_btd)
 

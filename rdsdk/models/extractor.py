@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, EncoderConfig
+from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, ConvLayer, EncoderConfig
 
 
 def frame_count(samples: int) -> int:
@@ -45,6 +45,13 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x_bc1s.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def _convolution(inputs: int, conv: ConvLayer, bias: bool) -> nn.Conv2d:
+    """Takes images of height one: mobile back ends run those whole, plain sequences not."""
+    made = nn.Conv2d(inputs, conv.channels, (1, conv.kernel), stride=(1, conv.stride), bias=bias)
+    nn.init.kaiming_normal_(made.weight)
+    return made
+
+
 class Extractor(nn.Module):
     """The convolutional front end (wav2vec 2.0, arXiv 2006.11477, section 2)."""
 
@@ -52,17 +59,9 @@ class Extractor(nn.Module):
         super().__init__()
         inputs = [1, *(conv.channels for conv in config.convs)]
         self.convs = nn.ModuleList(
-            nn.Conv2d(
-                channels,
-                conv.channels,
-                (1, conv.kernel),
-                stride=(1, conv.stride),
-                bias=config.conv_bias,
-            )
+            _convolution(channels, conv, config.conv_bias)
             for channels, conv in zip(inputs, config.convs, strict=False)
         )
-        for conv in self.convs:
-            nn.init.kaiming_normal_(conv.weight)
         norms: list[nn.Module] = [nn.Identity() for _ in config.convs]
         if config.extractor_norm == "group":
             norms[0] = TimeNorm(config.convs[0].channels)
@@ -72,7 +71,6 @@ class Extractor(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform (B, S), S >= 400, in [-1, 1] at 16 kHz -> frames (B, T, C)."""
-        # Images of height one, because mobile back ends run those and not one-dimensional ones.
         x_bc1s = waveform[:, None, None, :]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x_bc1s = F.gelu(norm(conv(x_bc1s)))

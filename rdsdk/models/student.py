@@ -87,6 +87,20 @@ class Student(nn.Module):
         assert self.projections is not None, "this student was made without projection heads"
         return [head(x) for head, x in zip(self.projections, hidden, strict=True)]
 
+    @property
+    def symbols(self) -> int | None:
+        """V, the outputs of the CTC head, or None without one."""
+        return None if self.ctc_head is None else self.ctc_head.linear.out_features
+
+    @property
+    def projection_width(self) -> int | None:
+        """P of the projection heads, or None without them."""
+        if self.projections is None:
+            return None
+        head = self.projections[0]
+        assert isinstance(head, nn.Linear)
+        return head.out_features
+
     def parameter_count(self) -> int:
         """All parameters; weight-norm's magnitudes count, as in the published figures."""
         return sum(parameter.numel() for parameter in self.parameters())

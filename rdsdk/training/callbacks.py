@@ -77,7 +77,12 @@ class Interruption(Callback):
         self.interrupted = True
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, *arguments: Any, **others: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         at_boundary = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
         # Every process must agree, or one would wait for the others for ever.

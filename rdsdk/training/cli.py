@@ -11,8 +11,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from rdsdk.data.batches import evaluation_batches, training_batches
 
+from rdsdk.data.batches import evaluation_batches, training_batches
 from rdsdk.data.manifest import read_cuts
 from rdsdk.errors import ConfigError
 from rdsdk.training.callbacks import Interruption, KeepBest

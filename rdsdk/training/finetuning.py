@@ -9,18 +9,18 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rdsdk.data.batches import Batch
-from rdsdk.evaluation.wer import ErrorRates, error_rates
-from rdsdk.training.masking import span_mask
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rdsdk.data.batches import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
+from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
+from rdsdk.training.masking import span_mask
 from rdsdk.training.schedule import warmup_cosine
 
 
