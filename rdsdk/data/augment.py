@@ -139,9 +139,11 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
 def mix_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
     """Add ``noise`` (S,) so that speech over noise is ``snr_db`` in mean power.
 
-    Silence on either side leaves the waveform as it was: no ratio is defined.
+    Samples of exactly zero are padding and no part of the speech. If either is silent, the waveform
+    stays as it is: no ratio is defined.
     """
-    speech_power = float(np.mean(np.square(waveform), dtype=np.float64))
+    spoken = max(1, int(np.count_nonzero(waveform)))
+    speech_power = float(np.sum(np.square(waveform), dtype=np.float64)) / spoken
     noise_power = float(np.mean(np.square(noise), dtype=np.float64))
     if speech_power <= 0 or noise_power <= 0:
         return waveform
@@ -223,7 +225,8 @@ def _load_noise(file: Path, damaged: list[Path]) -> NDArray[np.int16]:
     with soundfile.SoundFile(file) as opened:
         rate, left = opened.samplerate, int(NOISE_SECONDS_MAX * opened.samplerate)
         try:
-            while left > 0 and len(block := opened.read(min(rate, left), "float32", True)):
+            # In tenths of a second, as the block with the fault is lost.
+            while left > 0 and len(block := opened.read(min(rate // 10, left), "float32", True)):
                 blocks.append(block.mean(axis=1))
                 left -= len(block)
         except soundfile.SoundFileError:

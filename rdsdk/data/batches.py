@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import math
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from lhotse import CutSet
-from lhotse.cut import Cut
-from lhotse.dataset import DynamicBucketingSampler
-from lhotse.dataset.sampling.dynamic_bucketing import (
-    FixedBucketBatchSizeConstraint,
-    estimate_duration_buckets,
-)
 from torch.utils.data import DataLoader
 
 from rdsdk.data.augment import Augmentation, load_noises
 from rdsdk.data.batch import Assemble, Batch
+from rdsdk.data.ordering import Bucketed, InOrder
 from rdsdk.data.usable import Unencodable, Usable
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError
@@ -38,9 +31,6 @@ __all__ = [
     "evaluation_batches",
     "training_batches",
 ]
-
-BUCKETS = 16
-BUFFER_CUTS = 20_000
 
 
 class TrainingBatches:
@@ -81,12 +71,13 @@ class TrainingBatches:
             # Here, so that a bad folder fails at once and forked loader processes share the noise.
             load_noises(str(augmentation.noise), augmentation.noise_pattern)
         usable = Usable(cuts, vocabulary, unencodable, longest_seconds)
-        self._lazy = cuts.is_lazy
-        self._cuts: Usable | list[Cut] = usable if self._lazy else list(usable)
-        self._seed, self._world_size, self._rank = seed, world_size, rank
-        self._bounds, self._sizes = _buckets(self._cuts, batch_seconds, quadratic_seconds)
-        self._place = (0, 0)
-        self._loader = _loader(self, Assemble(vocabulary, augmentation, seed), workers)
+        # The loader refers to the plan and not to this object: with a cycle, the loader processes
+        # would be stopped by the garbage collector, which takes seconds for each.
+        self._plan = Bucketed(
+            usable, cuts.is_lazy, batch_seconds, quadratic_seconds, seed, world_size, rank
+        )
+        self._length = self._plan.length
+        self._loader = _loader(self._plan, Assemble(vocabulary, augmentation, seed), workers)
 
     @property
     def sampler(self) -> TrainingBatches:
@@ -95,13 +86,13 @@ class TrainingBatches:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of ``epoch``; nothing happens in the middle of that very epoch."""
-        if epoch != self._place[0]:
-            self._place = (epoch, 0)
+        if epoch != self._plan.place[0]:
+            self._plan.place = (epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """The place (epoch, batches already handed out) and a fingerprint of what is iterated."""
-        epoch, batches = self._place
-        return {"epoch": epoch, "batches": batches, "plan": self._fingerprint()}
+        epoch, batches = self._plan.place
+        return {"epoch": epoch, "batches": batches, "plan": self._plan.fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to the place saved by ``state_dict``.
@@ -112,63 +103,26 @@ class TrainingBatches:
         if not {"epoch", "batches", "plan"} <= state.keys():
             raise DataError(f"a loader state has epoch, batches and plan, got {sorted(state)}")
         epoch, batches = int(state["epoch"]), int(state["batches"])
-        if batches and state["plan"] != self._fingerprint():
+        if batches and state["plan"] != self._plan.fingerprint:
             warnings.warn(
                 f"the utterances or the batch settings are not those of the interrupted run; epoch "
                 f"{epoch} starts over instead of going on at batch {batches}",
                 stacklevel=2,
             )
             batches = 0
-        self._place = (epoch, batches)
+        self._plan.place = (epoch, batches)
 
     def __len__(self) -> int:
-        if self._lazy:
-            raise TypeError("a lazy source has no known number of batches")
-        counts = [0] * len(self._sizes)
-        for cut in self._cuts:
-            counts[int(np.searchsorted(self._bounds[:-1], cut.duration))] += 1
-        batches = sum(math.ceil(n / size) for n, size in zip(counts, self._sizes, strict=True))
-        return math.ceil(batches / self._world_size)
+        return _sized(self._length)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, done = self._place
-        total = None if self._lazy else len(self)
+        epoch, done = self._plan.place
         for batch in self._loader:
             done += 1
             # Moved on before the last batch is handed out: who counts never asks for one more.
-            self._place = (epoch + 1, 0) if done == total else (epoch, done)
+            self._plan.place = (epoch + 1, 0) if done == self._length else (epoch, done)
             yield batch
-        self._place = (epoch + 1, 0)
-
-    def remaining(self) -> Iterator[tuple[int, list[Cut]]]:
-        """(epoch, cuts) of each batch still to come in this epoch, without decoding anything."""
-        epoch, done = self._place
-        cuts: Any = self._cuts
-        if not self._lazy:
-            # The sampler only shuffles within its buffer; a sorted corpus needs more.
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(cuts))
-            cuts = [cuts[index] for index in order]
-        sampler = DynamicBucketingSampler(
-            cuts,
-            constraint=FixedBucketBatchSizeConstraint(self._bounds, self._sizes),
-            duration_bins=self._bounds[:-1],
-            shuffle=True,
-            seed=self._seed,
-            buffer_size=BUFFER_CUTS,
-            world_size=self._world_size,
-            rank=self._rank,
-        )
-        sampler.set_epoch(epoch)
-        for index, batch in enumerate(sampler):
-            if index >= done:
-                yield epoch, list(batch)
-
-    def _fingerprint(self) -> str:
-        digest = zlib.crc32(repr((self._bounds, self._sizes)).encode())
-        if not self._lazy:
-            for cut in self._cuts:
-                digest = zlib.crc32(cut.id.encode(), digest)
-        return f"{digest:08x} seed {self._seed} world {self._world_size}"
+        self._plan.place = (epoch + 1, 0)
 
 
 def training_batches(
@@ -224,30 +178,15 @@ class EvaluationBatches:
     ) -> None:
         if not batch_seconds > 0:
             raise ConfigError(f"batch_seconds must be positive, got {batch_seconds}")
-        self._cuts, self._batch_seconds = cuts, batch_seconds
-        self._loader = _loader(self, Assemble(vocabulary, None, 0), workers)
-        self._count = None if cuts.is_lazy else sum(1 for _ in self.remaining())
+        plan = InOrder(cuts, batch_seconds)
+        self._length = plan.length
+        self._loader = _loader(plan, Assemble(vocabulary, None, 0), workers)
 
     def __len__(self) -> int:
-        if self._count is None:
-            raise TypeError("a lazy source has no known number of batches")
-        return self._count
+        return _sized(self._length)
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
-
-    def remaining(self) -> Iterator[tuple[int, list[Cut]]]:
-        """(0, cuts) of each batch, without decoding anything."""
-        held: list[Cut] = []
-        longest = 0.0
-        for cut in self._cuts:
-            longest = max(longest, cut.duration)
-            if held and (len(held) + 1) * longest > self._batch_seconds:
-                yield 0, held
-                held, longest = [], cut.duration
-            held.append(cut)
-        if held:
-            yield 0, held
 
 
 def evaluation_batches(
@@ -267,45 +206,18 @@ def evaluation_batches(
     return EvaluationBatches(cuts, vocabulary, batch_seconds, workers)
 
 
-def _buckets(
-    cuts: Usable | list[Cut], batch_seconds: float, quadratic_seconds: float | None
-) -> tuple[list[float], list[int]]:
-    """The longest utterance of each bucket, in seconds, and the utterances of its batches.
-
-    Sizes fixed by bucket, rather than filled up to a sum, keep the padded size within bounds and
-    make the number of batches the same in every epoch.
-    """
-    lazy = isinstance(cuts, Usable)
-    known = [cut for _, cut in zip(range(BUFFER_CUTS), cuts, strict=False)] if lazy else list(cuts)
-    estimated = estimate_duration_buckets(known, BUCKETS) if len(known) > BUCKETS else []
-    inner = sorted({float(bound) for bound in estimated})
-    longest = max(cut.duration for cut in known)
-    bounds = [bound for bound in inner if bound < longest] + [longest]
-    weighed = [d + d * d / quadratic_seconds if quadratic_seconds else d for d in bounds]
-    sizes = [max(1, int(batch_seconds / d)) for d in weighed]
-    if lazy:
-        bounds[-1] = math.inf  # an utterance not looked at yet may be longer
-    return bounds, sizes
-
-
-def _loader(
-    source: TrainingBatches | EvaluationBatches, assemble: Assemble, workers: int
-) -> DataLoader[Batch]:
+def _loader(plan: Bucketed | InOrder, assemble: Assemble, workers: int) -> DataLoader[Batch]:
     return DataLoader(
         assemble,
-        sampler=_Remaining(source),
+        sampler=plan,
         batch_size=None,
         num_workers=workers,
         persistent_workers=workers > 0,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own, so that loading draws nothing from the global one
     )
 
 
-class _Remaining:
-    """What a loader draws from: the batches its source still has to give."""
-
-    def __init__(self, source: TrainingBatches | EvaluationBatches) -> None:
-        self._source = source
-
-    def __iter__(self) -> Iterator[tuple[int, list[Cut]]]:
-        return self._source.remaining()
+def _sized(length: int | None) -> int:
+    if length is None:
+        raise TypeError("a lazy source has no known number of batches")
+    return length

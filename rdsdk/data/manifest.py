@@ -184,23 +184,27 @@ def _cut(
 
 
 def _librispeech_cuts(folder: Path) -> Iterator[Cut]:
+    missing: list[Path] = []
     for transcripts in sorted(folder.rglob("*.trans.txt")):
-        for number, line in enumerate(transcripts.read_text("utf-8").splitlines(), start=1):
+        for line in transcripts.read_text("utf-8").splitlines():
             if not line.strip():
                 continue
             name, _, text = line.strip().partition(" ")
             audio = transcripts.parent / f"{name}.flac"
             if not audio.is_file():
-                raise DataError(
-                    f"{transcripts} line {number} names {name}, but {audio} is not there; the "
-                    "recordings lie beside their transcripts"
-                )
+                missing.append(audio)
+                continue
             try:
                 header = soundfile.info(audio)
             except soundfile.SoundFileError as error:
                 raise DataError(f"{audio} is not a recording soundfile reads: {error}") from error
             speaker = name.split("-")[0]
             yield _cut(name, audio, header.frames, header.samplerate, text.strip(), speaker, None)
+    if missing:
+        raise DataError(
+            f"{len(missing)} recordings named by the transcripts of {folder} are missing, the "
+            f"first is {missing[0]}; a recording lies beside its transcript"
+        )
 
 
 def _lhotse_cuts(path: Path) -> Iterator[Cut]:
@@ -241,7 +245,7 @@ def _checked(cuts: Iterator[Cut], source: Path) -> CutSet:
     if missing:
         raise DataError(
             f"{len(missing)} of {len(kept)} recordings named by {source} are missing, the first is "
-            f"{missing[0]}; paths are relative to the manifest's folder"
+            f"{missing[0]}; move them there, or mend the paths (our rows: relative to the manifest)"
         )
     return CutSet.from_cuts(kept)
 

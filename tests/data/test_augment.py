@@ -1,0 +1,317 @@
+"""Each augmentation does what it says, by the number, and nothing at random that is not seeded."""
+
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from rdsdk.data.augment import (
+    Augmentation,
+    augment,
+    change_gain,
+    change_speed,
+    load_noises,
+    mix_noise,
+    narrow_band,
+    noise_stretch,
+)
+from rdsdk.errors import ConfigError, DataError
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech"
+RATE = 16_000
+
+
+def tone(hertz: float, seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
+    times = np.arange(round(seconds * RATE)) / RATE
+    return (amplitude * np.sin(2 * np.pi * hertz * times)).astype(np.float32)
+
+
+def speech() -> np.ndarray:
+    first = json.loads((SPEECH / "manifest.jsonl").read_text().splitlines()[0])
+    samples, rate = soundfile.read(SPEECH / first["audio"], dtype="float32")
+    assert rate == RATE
+    return samples
+
+
+def power(samples: np.ndarray) -> float:
+    return float(np.mean(np.square(samples, dtype=np.float64)))
+
+
+def loudest_hertz(samples: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum)) * RATE / len(samples)
+
+
+@pytest.fixture
+def noise_folder(tmp_path: Path) -> Path:
+    for name, hertz in (("1-rain", 3_000.0), ("5-rain", 5_000.0)):
+        (tmp_path / "rain").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "rain" / f"{name}.wav", tone(hertz, 0.5), RATE)
+    (tmp_path / "rain" / "notes.txt").write_text("no sound")
+    return tmp_path
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.1])
+def test_speed_changes_length_and_pitch_by_the_factor(factor: float) -> None:
+    faster = change_speed(tone(1_000), factor)
+    assert len(faster) == pytest.approx(RATE / factor, abs=2)
+    assert faster.dtype == np.float32
+    assert loudest_hertz(faster) == pytest.approx(1_000 * factor, abs=2)
+    assert power(faster) == pytest.approx(power(tone(1_000)), rel=0.01)
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 20.0])
+def test_noise_is_mixed_at_the_stated_ratio(snr_db: float) -> None:
+    voice, noise = speech(), np.random.default_rng(0).normal(0, 3, len(speech()))
+    mixed = mix_noise(voice, noise.astype(np.float32), snr_db)
+    ratio = 10 * np.log10(power(voice) / power(mixed - voice))
+    assert ratio == pytest.approx(snr_db, abs=0.05)
+    assert mixed.dtype == np.float32
+
+
+def test_padding_does_not_dilute_the_speech_of_the_ratio() -> None:
+    voice = speech()
+    padded = np.pad(voice, (RATE, RATE))
+    noise = np.random.default_rng(0).normal(0, 1, len(padded)).astype(np.float32)
+    added = power(mix_noise(padded, noise, 10.0) - padded)
+    assert 10 * np.log10(power(voice) / added) == pytest.approx(10, abs=0.1)
+
+
+def test_noise_of_silence_or_on_silence_changes_nothing() -> None:
+    silence = np.zeros(100, np.float32)
+    np.testing.assert_array_equal(mix_noise(tone(440)[:100], silence, 0.0), tone(440)[:100])
+    np.testing.assert_array_equal(mix_noise(silence, tone(440)[:100], 0.0), silence)
+
+
+def test_a_short_noise_goes_round_from_the_place_given() -> None:
+    noise = np.arange(10, dtype=np.int16)
+    stretch = noise_stretch(noise, 25, 0.35) * 32_768
+    np.testing.assert_array_equal(stretch, [(3 + index) % 10 for index in range(25)])
+    np.testing.assert_array_equal(noise_stretch(noise, 4, 0.0) * 32_768, [0, 1, 2, 3])
+
+
+def test_narrow_band_keeps_what_is_below_four_kilohertz_and_only_that() -> None:
+    for hertz, kept in ((500, 1.0), (3_000, 1.0), (4_500, 0.0), (7_000, 0.0)):
+        before = tone(hertz)
+        after = narrow_band(before)
+        assert len(after) == len(before)
+        assert power(after) / power(before) == pytest.approx(kept, abs=0.01)
+    voice = tone(500) + tone(6_000)
+    middle = slice(1_000, -1_000)
+    np.testing.assert_allclose(narrow_band(voice)[middle], tone(500)[middle], atol=0.01)
+
+
+@pytest.mark.parametrize("length", [0, 1, 399, 8_001])
+def test_narrow_band_keeps_odd_and_tiny_lengths(length: int) -> None:
+    assert narrow_band(tone(500)[:length]).shape == (length,)
+
+
+def test_gain_is_in_decibels_and_clips_at_full_scale() -> None:
+    np.testing.assert_allclose(change_gain(tone(440), -20.0), tone(440) / 10, atol=1e-7)
+    loud = change_gain(tone(440, amplitude=0.9), 20.0)
+    assert (loud.max(), loud.min()) == (1.0, -1.0)
+
+
+def test_the_default_changes_nothing() -> None:
+    voice = speech()
+    np.testing.assert_array_equal(augment(voice, Augmentation(), np.random.default_rng(0)), voice)
+
+
+def test_everything_together_is_seeded_bounded_and_different(noise_folder: Path) -> None:
+    everything = Augmentation(
+        speed_probability=1.0,
+        silence_probability=1.0,
+        noise=str(noise_folder),
+        noise_probability=1.0,
+        snr_db=(0.0, 5.0),
+        narrow_band_probability=0.5,
+        gain_db=(10.0, 20.0),
+        gain_probability=1.0,
+    )
+    voice = speech()
+    before = voice.copy()
+    once, again, other = (
+        augment(voice, everything, np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(once, again)
+    np.testing.assert_array_equal(voice, before)  # the input is not written to
+    assert len(once) != len(other)
+    for result in (once, other):
+        assert result.dtype == np.float32
+        assert np.abs(result).max() == 1.0
+        assert len(voice) / 1.1 < len(result) < len(voice) / 0.9 + 2 * 0.5 * RATE + 2
+
+
+def test_each_part_happens_as_often_as_its_probability() -> None:
+    rng = np.random.default_rng(0)
+    voice = tone(440, 0.1, amplitude=0.1)
+    sometimes = Augmentation(speed_probability=0.25, gain_probability=0.75, gain_db=(-6.0, -3.0))
+    results = [augment(voice, sometimes, rng) for _ in range(2_000)]
+    # A factor within half a sample of 1 leaves the length alone: about one draw in a hundred.
+    assert np.mean([len(result) != len(voice) for result in results]) == pytest.approx(
+        0.25, abs=0.03
+    )
+    assert np.mean([result.max() < 0.09 for result in results]) == pytest.approx(0.75, abs=0.03)
+
+
+def test_silence_goes_to_both_ends_and_keeps_the_speech() -> None:
+    voice = np.ones(1_000, np.float32)
+    padded = augment(voice, Augmentation(silence_probability=1.0), np.random.default_rng(3))
+    spoken = np.flatnonzero(padded)
+    before, after = spoken[0], len(padded) - 1 - spoken[-1]
+    assert (len(spoken), spoken[-1] - spoken[0]) == (1_000, 999)
+    assert 0 < before < 0.5 * RATE
+    assert 0 < after < 0.5 * RATE
+    assert before != after
+
+
+def test_one_setting_does_not_shift_the_draws_of_another() -> None:
+    voice = tone(440)
+    gain = {"gain_probability": 1.0, "gain_db": (-20.0, -1.0)}
+    alone = augment(voice, Augmentation(**gain), np.random.default_rng(5))
+    quiet = augment(
+        voice, Augmentation(narrow_band_probability=1.0, **gain), np.random.default_rng(5)
+    )
+    assert np.abs(quiet).max() == pytest.approx(np.abs(alone).max(), rel=0.02)
+
+
+def test_the_speed_up_stops_at_the_samples_a_transcript_needs() -> None:
+    fast = Augmentation(speed=(2.0, 2.0), speed_probability=1.0)
+    free = augment(tone(440), fast, np.random.default_rng(0))
+    held = augment(tone(440), fast, np.random.default_rng(0), minimum_samples=12_000)
+    assert len(free) == pytest.approx(8_000, abs=2)
+    assert len(held) == pytest.approx(12_000, abs=2)
+
+
+def test_noises_are_read_once_and_chosen_by_pattern(noise_folder: Path) -> None:
+    both = load_noises(str(noise_folder))
+    assert len(both) == 2
+    assert load_noises(str(noise_folder)) is both
+    (training,) = load_noises(str(noise_folder), "**/[1-4]-*")
+    assert loudest_hertz(training.astype(np.float64)) == pytest.approx(3_000, abs=4)
+    assert np.abs(training).max() == pytest.approx(32_767 * 0.5, abs=2)
+
+
+def test_noise_of_another_rate_and_in_stereo_becomes_ours(tmp_path: Path) -> None:
+    times = np.arange(44_100) / 44_100
+    left = 0.5 * np.sin(2 * np.pi * 1_000 * times)
+    soundfile.write(tmp_path / "cd.flac", np.stack([left, left], axis=1), 44_100)
+    (noise,) = load_noises(str(tmp_path))
+    assert len(noise) == pytest.approx(RATE, abs=2)
+    assert loudest_hertz(noise.astype(np.float64)) == pytest.approx(1_000, abs=2)
+
+
+def test_a_damaged_noise_is_used_up_to_its_fault_and_told(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).normal(0, 0.1, 5 * RATE)
+    soundfile.write(tmp_path / "a.ogg", whole, RATE, format="OGG", subtype="OPUS")
+    (tmp_path / "b.ogg").write_bytes(_with_a_broken_packet((tmp_path / "a.ogg").read_bytes()))
+    with pytest.raises(soundfile.SoundFileError):
+        soundfile.read(tmp_path / "b.ogg")
+    with pytest.warns(UserWarning, match=r"1 of 2 noise recordings .* damaged.*b\.ogg"):
+        intact, damaged = load_noises(str(tmp_path))
+    assert 0 < len(damaged) < len(intact)
+    np.testing.assert_array_equal(damaged, intact[: len(damaged)])
+
+
+def test_of_much_noise_an_hour_is_kept_and_told(
+    noise_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rdsdk.data.augment.NOISE_SECONDS_MAX", 0.5)
+    with pytest.warns(UserWarning, match="1 of 2 recordings are used"):
+        assert len(load_noises(str(noise_folder), "**/*.wav")) == 1
+
+
+def test_a_folder_without_noise_is_refused(noise_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no noise folder"):
+        load_noises(str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="no recordings matching"):
+        load_noises(str(noise_folder), "**/9-*")
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    soundfile.write(silent / "a.wav", np.zeros(100), RATE)
+    with pytest.raises(DataError, match="silent or empty"):
+        load_noises(str(silent))
+    (silent / "a.wav").write_text("words")
+    load_noises.cache_clear()
+    with pytest.raises(DataError, match="not a recording"):
+        load_noises(str(silent))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"speed_probability": 1.5},
+        {"gain_probability": -0.1},
+        {"speed": (1.1, 0.9)},
+        {"speed": (0.1, 1.0)},
+        {"snr_db": (10.0, 0.0)},
+        {"silence_seconds": -1.0},
+        {"noise_probability": 0.5},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Augmentation(**settings)
+
+
+def test_standard_is_everything_and_noise_only_if_there_is_some() -> None:
+    assert Augmentation.standard().noise_probability == 0
+    with_noise = Augmentation.standard("noise", "**/[1-4]-*")
+    assert (with_noise.noise, with_noise.noise_pattern) == ("noise", "**/[1-4]-*")
+    for name in ("speed", "silence", "noise", "narrow_band", "gain"):
+        assert 0 < getattr(with_noise, f"{name}_probability") < 1
+
+
+def test_all_of_it_takes_less_than_a_hundredth_of_real_time(noise_folder: Path) -> None:
+    everything = Augmentation(
+        speed_probability=1.0,
+        silence_probability=1.0,
+        noise=str(noise_folder),
+        noise_probability=1.0,
+        narrow_band_probability=1.0,
+        gain_probability=1.0,
+    )
+    voice, rng = np.tile(speech(), 2), np.random.default_rng(0)
+    augment(voice, everything, rng)
+    begin = time.process_time()
+    for _ in range(20):
+        augment(voice, everything, rng)
+    used = time.process_time() - begin
+    assert used < 20 * len(voice) / RATE / 100
+
+
+def test_augmenting_warns_of_nothing_on_short_and_silent_input() -> None:
+    everything = Augmentation(
+        speed_probability=1.0, narrow_band_probability=1.0, gain_probability=1.0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for length in (0, 1, 10, 400):
+            result = augment(np.zeros(length, np.float32), everything, np.random.default_rng(0))
+            assert not result.any()
+
+
+def _with_a_broken_packet(ogg: bytes) -> bytes:
+    """The same Ogg Opus file with one invalid packet in its middle, page checksum mended."""
+    starts = [index for index in range(len(ogg)) if ogg.startswith(b"OggS", index)]
+    start = starts[len(starts) // 2]
+    body = start + 27 + ogg[start + 26]
+    page = bytearray(ogg[start : starts[len(starts) // 2 + 1]])
+    page[body - start : body - start + 2] = b"\xff\xff"  # code 3 with 63 frames: not allowed
+    page[22:26] = bytes(4)
+    page[22:26] = _ogg_checksum(bytes(page)).to_bytes(4, "little")
+    return ogg[:start] + bytes(page) + ogg[start + len(page) :]
+
+
+def _ogg_checksum(page: bytes) -> int:
+    register = 0
+    for byte in page:
+        register ^= byte << 24
+        for _ in range(8):
+            register = (register << 1) ^ (0x104C11DB7 if register & 0x80000000 else 0)
+            register &= 0xFFFFFFFF
+    return register
