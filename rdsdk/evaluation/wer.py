@@ -7,6 +7,7 @@ writes there counts: its words are insertions, and such clips are counted as fal
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -139,6 +140,12 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRa
         tuple(_word_errors(*pair) for pair in pairs),
         tuple(_character_errors(*pair) for pair in pairs),
     )
+
+
+def normalise(text: str) -> str:
+    """Upper-case words of letters, digits and apostrophes, as LibriSpeech's references are."""
+    plain = unicodedata.normalize("NFKC", text).upper().replace("\u2019", "'")
+    return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in plain).split())
 
 
 def bootstrap_interval(

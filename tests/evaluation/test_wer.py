@@ -15,6 +15,7 @@ from rdsdk.evaluation.wer import (
     bootstrap_interval,
     combine,
     error_rates,
+    normalise,
 )
 
 WORDS = st.lists(st.sampled_from(["A", "B", "CC", "DDD"]), max_size=6).map(" ".join)
@@ -116,3 +117,17 @@ def test_the_interval_is_repeatable_and_collapses_without_variance() -> None:
     assert rates.wer_interval(seed=1) == rates.wer_interval(seed=1)
     assert error_rates(["A B"] * 5, ["A X"] * 5).wer_interval() == (0.5, 0.5)
     assert all(math.isnan(bound) for bound in error_rates([""], ["A"]).wer_interval())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello,  world!", "HELLO WORLD"),
+        ("don't \u2014 don\u2019t", "DON'T DON'T"),
+        ("twenty-two 22", "TWENTY TWO 22"),
+        ("\u00c9t\u00e9", "\u00c9T\u00c9"),
+        (" ?! ", ""),
+    ],
+)
+def test_normalised_text_keeps_words_alone(text: str, expected: str) -> None:
+    assert normalise(text) == expected

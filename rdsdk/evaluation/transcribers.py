@@ -1,0 +1,68 @@
+"""What an evaluation listens with: an artefact or a checkpoint, behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import rdsdk
+from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.errors import ConfigError, ModelError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import RECEPTIVE_FIELD_SAMPLES
+
+SAMPLE_RATE = 16_000
+
+Transcriber = Callable[[NDArray[np.float32]], str]
+
+
+def load_transcriber(model: str, threads: int | None = None) -> Transcriber:
+    """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
+
+    An artefact runs as it does for a user, with its endpoints; a checkpoint decodes greedily what
+    it hears in one pass.
+
+    Raises:
+        ModelError: the artefact cannot be loaded, or the checkpoint writes no text.
+        CheckpointError: the folder is no intact checkpoint.
+        ConfigError: ``threads`` is below one.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    if Path(model).is_dir():
+        return _from_checkpoint(Path(model), threads)
+    recognizer = rdsdk.load(model, threads)
+
+    def transcribe(samples: NDArray[np.float32]) -> str:
+        segments = recognizer.transcribe((samples, SAMPLE_RATE))
+        return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
+
+    return transcribe
+
+
+def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
+    loaded = checkpoint.load(folder)
+    student, vocabulary = loaded.student, loaded.vocabulary
+    if vocabulary is None or student.symbols is None:
+        raise ModelError(
+            f"{folder} holds no CTC head with a vocabulary, so it writes no text; evaluate what "
+            "`rdsdk finetune` makes of it"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def transcribe(samples: NDArray[np.float32]) -> str:
+        samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
+        with torch.inference_mode():
+            output, _ = student(torch.from_numpy(samples)[None])
+        assert output.log_probs is not None
+        decoder = GreedyDecoder(vocabulary)
+        words = decoder.feed(output.log_probs[0].numpy())
+        last = decoder.end_word()
+        return " ".join(word.text for word in (*words, *([last] if last else [])))
+
+    return transcribe
