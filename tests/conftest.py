@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,42 +19,53 @@ import tiny_program
 
 
 @pytest.fixture(scope="session")
-def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("artefacts")
+def artefacts(request: pytest.FixtureRequest) -> Path:
+    """Kept between sessions, because lowering takes seconds; changed sources start a new folder."""
+    source = Path(tiny_program.__file__).read_bytes()
+    versions = " ".join(version(name) for name in ("executorch", "torch"))
+    key = hashlib.sha256(source + versions.encode()).hexdigest()[:16]
+    return Path(request.config.cache.mkdir(f"artefacts-{key}"))
+
+
+def lowered(folder: Path, name: str, **how: Any) -> Path:
+    path = folder / f"{name}.pte"
+    if not path.exists():
+        part = folder / f"{name}.{os.getpid()}.part"
+        tiny_program.build(part, **how).replace(path)
+    return path
 
 
 @pytest.fixture(scope="session")
 def streaming_pte(artefacts: Path) -> Path:
-    return tiny_program.build(artefacts / "streaming.pte")
+    return lowered(artefacts, "streaming")
 
 
 @pytest.fixture(scope="session")
 def full_pte(artefacts: Path) -> Path:
-    return tiny_program.build(artefacts / "full.pte", streaming=False)
-
-
-@pytest.fixture(scope="session")
-def words_pte(artefacts: Path) -> Path:
-    return tiny_program.build(artefacts / "words.pte", symbols=tiny_program.WORD_SYMBOLS)
+    return lowered(artefacts, "full", streaming=False)
 
 
 @pytest.fixture(scope="session")
 def features_pte(artefacts: Path) -> Path:
-    return tiny_program.build(
-        artefacts / "features.pte", task="features", vocabulary=None, hidden_layers=[6]
-    )
+    return lowered(artefacts, "features", task="features", vocabulary=None, hidden_layers=[6])
 
 
-@pytest.fixture(scope="session")
-def altered(streaming_pte: Path, artefacts: Path) -> Callable[[str, str], Path]:
+@pytest.fixture
+def altered(streaming_pte: Path, tmp_path: Path) -> Callable[[str, str], Path]:
     """The streaming artefact with a part of its card replaced by another of the same length."""
 
     def replace(old: str, new: str) -> Path:
         data = streaming_pte.read_bytes()
         assert len(old) == len(new)
         assert data.count(old.encode()) == 1
-        path = artefacts / f"altered-{len(list(artefacts.iterdir()))}.pte"
+        path = tmp_path / "altered.pte"
         path.write_bytes(data.replace(old.encode(), new.encode()))
         return path
 
     return replace
+
+
+@pytest.fixture
+def words_pte(altered: Callable[[str, str], Path]) -> Path:
+    """The streaming artefact, but each of its symbols is a word."""
+    return altered('"word_boundary": "|"', '"word_boundary":null')

@@ -37,6 +37,7 @@ class WindowedFrames:
     def reset(self) -> None:
         """Forget everything fed."""
         self._pending = Samples()
+        self._is_first = True
         self._skip = 0  # frames at the front of the pending samples that were given already
 
     def feed(self, block: np.ndarray) -> Iterator[Output]:
@@ -49,19 +50,21 @@ class WindowedFrames:
         return self._complete_windows()
 
     def finish(self) -> Iterator[Output]:
-        """The frames that remain; a recording below the program's minimum is padded with silence.
+        """The frames that remain.
 
-        As in the model, less than a hop of samples after the last whole frame gives no frame.
+        As in the model, less than a hop of samples after the last whole frame gives no frame. Only
+        a recording below the program's minimum is padded with silence, and keeps its last samples.
         """
         yield from self._complete_windows()
         length = len(self._pending)
         if not length:
             return
         waveform = self._pending.first(length)
-        frames = max(1, (length - self._overlap) // self._hop)
+        frames = (length - self._overlap) // self._hop
         if length < self._least:
             waveform = np.pad(waveform, (0, self._least - length))
-            frames = max(1, -(-(length - self._overlap) // self._hop))
+            if self._is_first:
+                frames = max(1, -(-(length - self._overlap) // self._hop))
         output = self._program.forward(waveform)
         self._pending = Samples()
         yield _cut(output, self._skip, frames)
@@ -74,6 +77,7 @@ class WindowedFrames:
             output = self._program.forward(self._pending.first(size))
             end = self._window_frames - self._margin
             first, self._skip = self._skip, self._margin
+            self._is_first = False
             self._pending.drop((end - self._margin) * self._hop)
             yield _cut(output, first, end)
 

@@ -29,7 +29,6 @@ FULL_MARGIN_FRAMES = 15
 MAX_SAMPLES = HOP * CHUNK_FRAMES * 100 + 80
 FULL_MIN_SAMPLES = RECEPTIVE_FIELD + HOP
 SYMBOLS = ("<blank>", "|", *"ABCDEFGH")
-WORD_SYMBOLS = ("<blank>", "ZERO", "ONE", "TWO", "THREE")
 
 
 def frequency(symbol: int) -> float:
@@ -37,23 +36,22 @@ def frequency(symbol: int) -> float:
     return 400.0 + 200.0 * symbol
 
 
-def tones(text: str, symbols: tuple[str, ...] = SYMBOLS, frames: int = 4) -> np.ndarray:
+def tones(text: str, frames: int = 4) -> np.ndarray:
     """A recording (S,) of ``text``: ``frames`` of tone a symbol, then as many of silence.
 
-    ``_`` is a symbol's length of silence and, between characters, a space is the word boundary.
+    ``_`` is ``frames`` of silence more, a space is the word boundary.
     """
     pieces = []
-    names = text.split() if len(max(symbols[1:], key=len)) > 1 else text.replace(" ", "|")
-    for name in names:
+    for name in text.replace(" ", "|"):
         time = np.arange(frames * HOP) / SAMPLE_RATE
         if name != "_":
-            pieces.append(0.5 * np.sin(2 * np.pi * frequency(symbols.index(name)) * time))
+            pieces.append(0.5 * np.sin(2 * np.pi * frequency(SYMBOLS.index(name)) * time))
         pieces.append(np.zeros(frames * HOP))
     return np.concatenate(pieces).astype(np.float32)
 
 
 def swapped(frames: Tensor) -> Tensor:
-    """(1, A, B) -> (1, B, A), copied, as arithmetic on such a view forbids some lengths to export."""
+    """(1, A, B) -> (1, B, A), copied: arithmetic on a view would forbid some lengths to export."""
     return frames.transpose(1, 2).contiguous()
 
 
@@ -139,9 +137,8 @@ class FullContextProgram(nn.Module):
         return swapped(functional.log_softmax(logits, dim=1)), swapped(hidden)
 
 
-def card(streaming: bool, symbols: tuple[str, ...] = SYMBOLS, **changes: Any) -> dict[str, Any]:
+def card(streaming: bool, **changes: Any) -> dict[str, Any]:
     """The card that fits these programs."""
-    characters = "|" in symbols
     shapes = {
         "positions": [1, HISTORY, WIDTH],
         "keys": [1, 1, 1, LEFT, WIDTH],
@@ -159,9 +156,9 @@ def card(streaming: bool, symbols: tuple[str, ...] = SYMBOLS, **changes: Any) ->
         "architecture": {"width": WIDTH},
         "parameters": 1000,
         "vocabulary": {
-            "symbols": list(symbols),
+            "symbols": list(SYMBOLS),
             "blank": 0,
-            "word_boundary": "|" if characters else None,
+            "word_boundary": "|",
             "lexicon": None,
         },
         "sample_rate": SAMPLE_RATE,
@@ -188,21 +185,14 @@ def card(streaming: bool, symbols: tuple[str, ...] = SYMBOLS, **changes: Any) ->
     return value | changes
 
 
-def build(
-    path: Path,
-    *,
-    streaming: bool = True,
-    symbols: tuple[str, ...] = SYMBOLS,
-    text: str | None = None,
-    **changes: Any,
-) -> Path:
-    """Lower a program to ``path``; ``text`` replaces the card's JSON, ``changes`` its fields."""
+def build(path: Path, *, streaming: bool = True, **changes: Any) -> Path:
+    """Lower a program to ``path``; ``changes`` replace fields of its card."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from torch.export import Dim, export
 
-    value = card(streaming, symbols, **changes)
-    module, example = eager(streaming, symbols, ctc=value["task"] == "ctc")
+    value = card(streaming, **changes)
+    module, example = eager(streaming, ctc=value["task"] == "ctc")
     if streaming:
         length: Any = HOP * CHUNK_FRAMES * Dim("chunks", min=1, max=100) + 80
     else:
@@ -213,21 +203,19 @@ def build(
         program = to_edge_transform_and_lower(
             {"forward": exported},
             partitioner=[XnnpackPartitioner()],
-            constant_methods={"card": json.dumps(value) if text is None else text},
+            constant_methods={"card": json.dumps(value)},
         ).to_executorch()
     path.write_bytes(program.buffer)
     return path
 
 
-def eager(
-    streaming: bool = True, symbols: tuple[str, ...] = SYMBOLS, ctc: bool = True
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def eager(streaming: bool = True, ctc: bool = True) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The module behind ``build`` with the same weights, and example inputs of twenty chunks."""
     torch.manual_seed(7)
     # Longer than 64 frames: lowering with a shorter example silently plans for 64 at most.
     waveform = torch.randn(1, 20 * HOP * CHUNK_FRAMES + 80) / 10
     if not streaming:
-        return FullContextProgram(len(symbols)).eval(), (waveform,)
+        return FullContextProgram(len(SYMBOLS)).eval(), (waveform,)
     shapes = [entry["shape"] for entry in card(True)["state"]]
-    module = StreamingProgram(len(symbols), ctc).eval()
+    module = StreamingProgram(len(SYMBOLS), ctc).eval()
     return module, (waveform, *(torch.zeros(shape) for shape in shapes))
