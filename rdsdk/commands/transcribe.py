@@ -111,6 +111,7 @@ def _progress(name: str, blocks: Iterator[np.ndarray]) -> Any:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=False,  # the results would land on the error stream
     )
     task = bar.add_task(Path(name).name, total=seconds)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from types import ModuleType
 
 from rdsdk.errors import ConfigError, ModelError
 
 # cpuinfo writes the first on machines whose processor it cannot fully read, ExecuTorch the second
 # whenever the number of threads is set: neither says anything to a user.
-_NOISE = (b"[cpuinfo_utils.cpp:", b"[threadpool.cpp:")
+_NOISE = ("[cpuinfo_utils.cpp:", "[threadpool.cpp:")
 _lock = threading.RLock()
 _threads: int | None = None
 _pool_in_use = False
@@ -69,39 +69,33 @@ def pool_is_used() -> None:
 
 
 class Said:
-    """What native code wrote to the error stream while ``quiet`` was on."""
+    """What ExecuTorch logged while ``quiet`` was on."""
 
-    lines: tuple[bytes, ...] = ()
+    lines: tuple[str, ...] = ()
 
     def last(self) -> str:
         """The last line that is not noise, as a ``: ...`` suffix; empty when there is none."""
-        return ": " + self.lines[-1].decode(errors="replace").strip() if self.lines else ""
+        return ": " + self.lines[-1].strip() if self.lines else ""
 
 
 @contextmanager
 def quiet() -> Iterator[Said]:
-    """Hold back what native code writes to file descriptor 2, and pass on what is not noise.
+    """Hold back what ExecuTorch logs, and pass on what is not noise.
 
-    Python's own ``sys.stderr`` cannot catch it. When the block fails nothing is passed on: the
-    exception carries the reason. Used for the few milliseconds of loading, never around a run.
+    The binding sends its log to ``sys.stderr``. When the block fails nothing is passed on: the
+    exception carries the reason. Used for the milliseconds of loading, never around a run, because
+    what other threads write meanwhile waits too.
     """
     said = Said()
-    with _lock, tempfile.TemporaryFile() as kept:
+    kept = io.StringIO()
+    failed = True
+    with _lock:
         try:
-            screen = os.dup(2)
-        except OSError:  # a service without an error stream: nothing to keep clean
-            yield said
-            return
-        failed = True
-        try:
-            os.dup2(kept.fileno(), 2)
-            yield said
+            with redirect_stderr(kept):
+                yield said
             failed = False
         finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-            kept.seek(0)
-            lines = [line for line in kept.read().splitlines(keepends=True) if line.strip()]
+            lines = [line for line in kept.getvalue().splitlines() if line.strip()]
             said.lines = tuple(line for line in lines if not line.startswith(_NOISE))
             if said.lines and not failed:
-                os.write(2, b"".join(said.lines))
+                print(*said.lines, sep="\n", file=sys.stderr, flush=True)

@@ -147,8 +147,10 @@ class Program:
                 f"{self.path} is an ExecuTorch program, but not one of rdsdk: it has the methods "
                 f"{sorted(names)} and no card; export one with rdsdk export"
             )
+        card = self._load_method("card")
         try:
-            values = self._load_method("card")([])
+            with executorch.quiet():
+                values = card([])
         except (RuntimeError, UnicodeDecodeError) as error:
             raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
         if len(values) != 1 or not isinstance(values[0], str):

@@ -57,46 +57,31 @@ def foreign_pte(artefacts) -> Path:
     return path
 
 
-def test_a_good_artefact_loads_without_a_word_on_the_screen(streaming_pte, tmp_path):
+def test_good_artefacts_load_and_a_foreign_one_does_not_without_a_word_on_the_screen(
+    streaming_pte, foreign_pte, tmp_path
+):
     sealed = tmp_path / "sealed.pte"
     sealed.write_bytes(seal(streaming_pte.read_bytes()))
-    done = load_all([streaming_pte, sealed])
-    assert done.stdout.count("loaded") == 2, done.stdout
-    assert done.stderr == ""
-
-
-def test_somebody_elses_program_is_refused(foreign_pte):
-    done = load_all([foreign_pte])
-    assert "not one of rdsdk" in done.stdout
+    done = load_all([streaming_pte, foreign_pte, sealed])
+    first, foreign, second = done.stdout.splitlines()
+    assert first.startswith("loaded")
+    assert "not one of rdsdk" in foreign
+    assert second.startswith("loaded")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_truncated_programs_are_refused(streaming_pte, tmp_path):
+def test_truncated_random_and_changed_programs_are_refused(streaming_pte, tmp_path):
     data = streaming_pte.read_bytes()
+    sealed = seal(data)
     chance = random.Random(1)
-    cuts = [data[: chance.randrange(len(data) - 64)] for _ in range(150)]
-    done = load_all(variants(tmp_path, cuts))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("refused") == 150
-
-
-def test_random_bytes_behind_a_good_header_are_refused(streaming_pte, tmp_path):
-    data = streaming_pte.read_bytes()
-    chance = random.Random(2)
-    noise = [data[:40] + chance.randbytes(len(data) - 40) for _ in range(30)]
-    done = load_all(variants(tmp_path, [*noise, chance.randbytes(5000)]))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("refused") == 31
-
-
-def test_changed_bytes_of_a_sealed_program_are_refused(streaming_pte, tmp_path):
-    data = seal(streaming_pte.read_bytes())
-    chance = random.Random(3)
-    changed = []
+    damaged = [data[: chance.randrange(len(data) - 64)] for _ in range(150)]
+    damaged += [data[:40] + chance.randbytes(len(data) - 40) for _ in range(30)]
+    damaged.append(chance.randbytes(5000))
     for _ in range(300):
-        copy = bytearray(data)
-        copy[chance.randrange(len(data) - 12)] ^= chance.randrange(1, 256)
-        changed.append(bytes(copy))
-    done = load_all(variants(tmp_path, changed))
+        copy = bytearray(sealed)
+        copy[chance.randrange(len(data))] ^= chance.randrange(1, 256)
+        damaged.append(bytes(copy))
+    done = load_all(variants(tmp_path, damaged))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("refused") == 300
+    assert done.stdout.count("refused") == len(damaged)
+    assert done.stderr == ""
