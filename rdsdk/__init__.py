@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rdsdk.audio.files import TruncatedAudioWarning as TruncatedAudioWarning
+    from rdsdk.audio.files import duration_seconds as duration_seconds
     from rdsdk.decoding.segment import Segment as Segment
     from rdsdk.decoding.segment import Word as Word
     from rdsdk.errors import AudioError as AudioError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    **dict.fromkeys(("TruncatedAudioWarning", "duration_seconds"), "rdsdk.audio.files"),
     **dict.fromkeys(("Segment", "Word"), "rdsdk.decoding.segment"),
     **dict.fromkeys(
         (
