@@ -10,6 +10,13 @@ from torch import Tensor, nn
 
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, ConvLayer, EncoderConfig
 
+BIAS_RANGE = 0.05
+"""Of fresh convolution biases after the first, whose own starts at zero for quiet speech.
+
+Digital silence then ends in the second convolution as a small constant, instead of passing as zeros
+through every norm, which would multiply its gradients up to millions.
+"""
+
 
 def frame_count(samples: int) -> int:
     """Frames that S samples give: T = (S - 80) // 320, none below 400 samples."""
@@ -49,6 +56,9 @@ def _convolution(inputs: int, conv: ConvLayer, bias: bool) -> nn.Conv2d:
     """Takes images of height one: mobile back ends run those whole, plain sequences not."""
     made = nn.Conv2d(inputs, conv.channels, (1, conv.kernel), stride=(1, conv.stride), bias=bias)
     nn.init.kaiming_normal_(made.weight)
+    if made.bias is not None:
+        bound = 0.0 if inputs == 1 else BIAS_RANGE
+        nn.init.uniform_(made.bias, -bound, bound)
     return made
 
 

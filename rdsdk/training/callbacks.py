@@ -99,7 +99,7 @@ class Interruption(Callback):
     def save(self, trainer: L.Trainer) -> None:
         """Write the resume file whole or not at all."""
         part = self.resume_file.with_suffix(".part")
-        trainer.save_checkpoint(part)
+        trainer.save_checkpoint(part, weights_only=False)
         if trainer.is_global_zero and part.is_file():
             part.replace(self.resume_file)
 

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import lightning as L
 import yaml
+from lhotse import CutSet
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rdsdk.data.batches import evaluation_batches, training_batches
+from rdsdk.data.batches import (
+    EvaluationBatches,
+    TrainingBatches,
+    evaluation_batches,
+    training_batches,
+)
 from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.training.callbacks import Interruption, KeepBest
 from rdsdk.training.finetuning import Finetuning
@@ -55,7 +62,6 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     )
     if recipe.hardware.compile:
         module.student.compile(dynamic=True)
-    train_cuts = read_cuts(recipe.train, weights=recipe.train_weights)
     dev_cuts = read_cuts(recipe.dev)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.yaml").write_text(yaml.safe_dump(_plain(recipe), sort_keys=False))
@@ -71,19 +77,9 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         output,
         [KeepBest(output, "dev/score", provenance), interruption, TQDMProgressBar(5)],
     )
-    train = training_batches(
-        train_cuts,
-        vocabulary,
-        batch_seconds=recipe.batch_seconds,
-        workers=recipe.hardware.workers,
-        seed=recipe.seed,
-        augmentation=recipe.augmentation,
-        world_size=trainer.world_size,
-        rank=trainer.global_rank,
-        longest_seconds=recipe.longest_seconds,
-    )
-    dev = evaluation_batches(dev_cuts, vocabulary, batch_seconds=recipe.batch_seconds)
-    trainer.fit(module, train, dev, ckpt_path=resume_file if resume else None, weights_only=True)
+    # Before the trainer starts processes: a bad manifest is told once, and at once.
+    data = Corpora(recipe, vocabulary, read_cuts(recipe.train, recipe.train_weights), dev_cuts)
+    trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
     if interruption.interrupted:
         print(f"interrupted at step {trainer.global_step}; --resume goes on from {resume_file}")
         return 3
@@ -92,6 +88,36 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         resume_file.unlink(missing_ok=True)
         print(f"done: {trainer.global_step} steps; the best checkpoint is {output / 'best'}")
     return 0
+
+
+class Corpora(L.LightningDataModule):
+    """The loaders of a run, made when the trainer knows which of how many processes this one is.
+
+    Each process trains on its share; each validates on all of dev.
+    """
+
+    def __init__(
+        self, recipe: FinetuneRecipe, vocabulary: Vocabulary, train: CutSet, dev: CutSet
+    ) -> None:
+        super().__init__()
+        self.recipe, self.vocabulary, self.train, self.dev = recipe, vocabulary, train, dev
+
+    def train_dataloader(self) -> TrainingBatches:
+        assert self.trainer is not None
+        return training_batches(
+            self.train,
+            self.vocabulary,
+            batch_seconds=self.recipe.batch_seconds,
+            workers=self.recipe.hardware.workers,
+            seed=self.recipe.seed,
+            augmentation=self.recipe.augmentation,
+            world_size=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+            longest_seconds=self.recipe.longest_seconds,
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        return evaluation_batches(self.dev, self.vocabulary, self.recipe.batch_seconds)
 
 
 def _trainer(recipe: FinetuneRecipe, output: Path, callbacks: list[L.Callback]) -> L.Trainer:

@@ -20,6 +20,7 @@ from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
+from rdsdk.training.flat_start import PADDING, straight_alignment
 from rdsdk.training.masking import span_mask
 from rdsdk.training.schedule import warmup_cosine
 
@@ -64,12 +65,15 @@ class Regularisation:
         chunk_frames: one is drawn for each batch, so that one set of weights serves every latency;
             None is full context. Empty: the architecture's own context, always.
         left_frames: left context that goes with a drawn chunk; the architecture's if None.
+        flat_start_steps: first steps that learn a straight-line alignment of the text instead of
+            CTC; see ``rdsdk.training.flat_start``.
     """
 
     frame_mask_probability: float = 0.1
     frame_mask_span: int = 5
     chunk_frames: tuple[int | None, ...] = ()
     left_frames: int | None = None
+    flat_start_steps: int = 0
 
 
 class Finetuning(L.LightningModule):
@@ -158,7 +162,13 @@ class Finetuning(L.LightningModule):
             frame_mask=mask,
             context=self.draw_context(step),
         )
-        loss = self._loss(output.log_probs, counts, batch)
+        if self.global_step < self.regularisation.flat_start_steps:
+            targets = straight_alignment(
+                batch.waveforms, counts, batch.tokens, batch.token_counts, self.vocabulary.blank
+            )
+            loss = F.nll_loss(output.log_probs.transpose(1, 2), targets, ignore_index=PADDING)
+        else:
+            loss = self._loss(output.log_probs, counts, batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.global_step}; nothing was updated. "

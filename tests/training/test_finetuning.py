@@ -1,0 +1,197 @@
+"""Runs of ``rdsdk finetune``: whole, interrupted, resumed, in two processes, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import EncoderConfig, extractor_convs, preset
+from rdsdk.models.student import Student
+from rdsdk.training.cli import main
+from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
+from rdsdk.training.recipe import StudentChoice, read_recipe
+from rdsdk.training.schedule import warmup_cosine
+
+RUN = "import sys; from rdsdk.training.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / checkpoint.WEIGHTS)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_run_learns_keeps_its_best_and_logs(recipe: Path, tmp_path: Path) -> None:
+    longer = ["--optimisation.steps", "300", "--optimisation.learning_rate", "4e-3"]
+    arguments = ["--config", str(recipe), *longer, "--validate_every_steps", "100"]
+    assert main([*arguments, "--regularisation.frame_mask_probability", "0"]) == 0
+    run = tmp_path / "run"
+    dev = [json.loads(line) for line in (run / "dev.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in dev] == [100, 200, 300]
+    assert dev[-1]["dev/loss"] < 0.5 * dev[0]["dev/loss"]
+    assert dev[-1]["dev/cer"] < 0.8
+    best = checkpoint.load(run / "best")
+    kept = best.provenance["dev"]
+    assert isinstance(kept, dict)
+    assert kept["dev/score"] == min(row["dev/score"] for row in dev)
+    assert best.provenance["training_data"] == ["melodies"]
+    assert best.vocabulary == Vocabulary.characters()
+    assert list((run / "events").glob("events.out.*"))
+    assert not (run / "resume.ckpt").exists()
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
+    whole = ["--config", str(recipe), "--output", str(tmp_path / "whole")]
+    assert main(whole) == 0
+    process = start("--config", str(recipe), "--optimisation.steps", "8", "--hardware.workers", "1")
+    resume_file = tmp_path / "run" / "resume.ckpt"
+    deadline = time.monotonic() + 120
+    while not resume_file.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 3, output
+    assert "--resume goes on" in output
+    step = torch.load(resume_file, weights_only=True)["global_step"]
+    assert 2 <= step < 8
+    # Without --resume the unfinished run is not overwritten.
+    with pytest.raises(ConfigError, match="unfinished run"):
+        main(["--config", str(recipe)])
+    assert main(["--config", str(recipe), "--resume"]) == 0
+    assert same(weights(tmp_path / "whole" / "last"), weights(tmp_path / "run" / "last"))
+    # Negative control: another seed gives other weights.
+    main([*whole, "--output", str(tmp_path / "other"), "--seed", "1"])
+    assert not same(weights(tmp_path / "whole" / "last"), weights(tmp_path / "other" / "last"))
+
+
+def test_ctrl_c_leaves_a_resumable_run(recipe: Path, tmp_path: Path) -> None:
+    process = start("--config", str(recipe), "--optimisation.steps", "100000")
+    resume_file = tmp_path / "run" / "resume.ckpt"
+    deadline = time.monotonic() + 120
+    while not resume_file.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 3, output
+    assert "Traceback" not in output
+    assert torch.load(resume_file, weights_only=True)["global_step"] >= 2
+
+
+def test_two_processes_share_the_data(recipe: Path, tmp_path: Path) -> None:
+    process = start(
+        *("--config", str(recipe), "--hardware.devices", "2", "--hardware.strategy", "ddp")
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert checkpoint.load(tmp_path / "run" / "best").provenance["licence"] == "CC0"
+
+
+def test_a_bfloat16_step_trains(recipe: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(recipe), "--hardware.precision", "bf16-mixed"]
+    assert main([*arguments, "--optimisation.steps", "4"]) == 0
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run" / "last").values())
+
+
+def test_a_checkpoint_is_fine_tuned_from_its_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    distilled = Student(preset("tiny"), projection_width=16)
+    folder = checkpoint.save(tmp_path, checkpoint.Checkpoint(distilled))
+    student = StudentChoice(checkpoint=str(folder)).build(Vocabulary.characters())
+    assert student.projections is None
+    assert student.symbols == 29
+    assert torch.equal(
+        student.encoder.layers[0].ffn_in.weight,  # type: ignore[union-attr]
+        distilled.encoder.layers[0].ffn_in.weight,  # type: ignore[union-attr]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimisation.learning_rat", "1"], "learning_rat"),
+        (["--seed", "many"], "seed"),
+        (["--student.preset", "xxl"], "unknown preset 'xxl'"),
+        (["--student.checkpoint", "somewhere"], "exactly one of preset and checkpoint"),
+        (["--resume"], "nothing to resume"),
+        (["--optimisation.steps", "0"], "steps >= 1"),
+        (["--student.preset", "armhubert"], "chunk_frames were given for a full-context student"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused(
+    recipe: Path, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(["--config", str(recipe), *arguments])
+
+
+def test_a_misspelt_key_in_the_yaml_is_named(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("batch_seconds", "batch_secconds"))
+    with pytest.raises(ConfigError, match="batch_secconds"):
+        read_recipe(["--config", str(recipe)])
+
+
+def test_an_unknown_recipe_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="digits"):
+        read_recipe(["--config", "no-such-recipe"])
+
+
+def test_a_loss_that_is_not_finite_names_its_utterances(recipe: Path, tmp_path: Path) -> None:
+    broken = Student(preset("tiny"), symbols=29)
+    broken.ctc_head.linear.bias.data[:] = float("nan")  # type: ignore[union-attr]
+    folder = checkpoint.save(
+        tmp_path / "broken", checkpoint.Checkpoint(broken, Vocabulary.characters())
+    )
+    text = recipe.read_text().replace("preset: tiny", f"checkpoint: {folder}")
+    recipe.write_text(text)
+    with pytest.raises(FloatingPointError, match="melody-0-"):
+        main(["--config", str(recipe)])
+
+
+def test_contexts_are_drawn_alike_on_every_device_and_after_a_resume() -> None:
+    vocabulary = Vocabulary.characters()
+    student = Student(preset("tiny"), symbols=len(vocabulary))
+    module = Finetuning(
+        student, vocabulary, Optimisation(), Regularisation(chunk_frames=(4, 8, None))
+    )
+    drawn = [module.draw_context(step) for step in range(60)]
+    assert drawn == [module.draw_context(step) for step in range(60)]
+    assert len({str(context) for context in drawn}) == 3
+
+
+def test_the_schedule_rises_then_falls() -> None:
+    factors = [warmup_cosine(step, 100, 10) for step in range(101)]
+    assert factors[0] < 0.1
+    assert max(factors) == factors[10] == 1.0
+    assert factors == sorted(factors[:11]) + sorted(factors[11:], reverse=True)
+    assert 0 < factors[-1] < 0.03
+
+
+def test_a_student_without_a_head_is_refused() -> None:
+    config = EncoderConfig(extractor_convs(8, 8, 8), 8, 8, 2, (0,), position_groups=1)
+    with pytest.raises(ConfigError, match="CTC head"):
+        Finetuning(Student(config), Vocabulary.characters(), Optimisation(), Regularisation())
