@@ -16,6 +16,8 @@ from rdsdk.runtime.card import Card
 
 State = Mapping[str, np.ndarray]
 _FLOAT = 6  # ExecuTorch's ScalarType of float32
+# What the binding raises on a damaged program that it survives.
+_FAULTS = (RuntimeError, MemoryError, IndexError, UnicodeDecodeError)
 
 
 class Output(NamedTuple):
@@ -89,7 +91,7 @@ class Program:
         with self._lock:
             try:
                 outputs = self._forward(inputs)
-            except RuntimeError as error:
+            except _FAULTS as error:
                 raise ModelError(f"{self.path}: the program failed to run: {error}") from error
         named = {name: out.numpy() for name, out in zip(method.outputs, outputs, strict=True)}
         log_probs = named.get("log_probs")
@@ -119,7 +121,7 @@ class Program:
                 return self._binding._load_program_from_buffer(
                     self._data, program_verification=self._binding.Verification.InternalConsistency
                 )
-        except RuntimeError as error:
+        except _FAULTS as error:
             raise ModelError(
                 f"{self.path}: ExecuTorch refuses this program ({error}{said.last()}); "
                 "copy or export it again"
@@ -129,7 +131,7 @@ class Program:
         try:
             with executorch.quiet() as said:
                 return self._program.load_method(name)
-        except RuntimeError as error:
+        except _FAULTS as error:
             raise ModelError(
                 f"{self.path}: its method {name} cannot be loaded ({error}{said.last()}); it is "
                 "damaged, or needs a delegate or operator that this ExecuTorch does not have"
@@ -138,7 +140,7 @@ class Program:
     def _read_card(self) -> str:
         try:
             names = [self._program.get_method_name(i) for i in range(self._program.num_methods())]
-        except UnicodeDecodeError:
+        except _FAULTS:
             raise ModelError(
                 f"{self.path} is damaged: its method names are not text; copy or export it again"
             ) from None
@@ -151,7 +153,7 @@ class Program:
         try:
             with executorch.quiet():
                 values = card([])
-        except (RuntimeError, UnicodeDecodeError) as error:
+        except _FAULTS as error:
             raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
         if len(values) != 1 or not isinstance(values[0], str):
             raise ModelError(f"{self.path}: its card is {values!r:.80}, expected one JSON text")
@@ -165,7 +167,7 @@ class Program:
                 meta = self._program.method_meta("forward")
                 inputs = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
                 outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
-        except (RuntimeError, IndexError) as error:
+        except _FAULTS as error:
             raise ModelError(f"{self.path}: its method forward is unreadable ({error})") from None
         frames = (
             expected.max_samples - (card.receptive_field_samples - card.hop_samples)
