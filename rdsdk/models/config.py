@@ -192,15 +192,8 @@ class EncoderConfig:
             )
 
     def streaming(self, context: Context) -> EncoderConfig:
-        """The same student with nothing that looks past its chunk.
-
-        Its convolutions get a bias: without one, digital silence stays zero through every
-        convolution, and the channel norms, each dividing by next to nothing, multiply its gradients
-        up to millions.
-        """
-        return replace(
-            self, context=context, position="causal", extractor_norm="layer", conv_bias=True
-        )
+        """The same student with nothing that looks past its chunk."""
+        return replace(self, context=context, position="causal", extractor_norm="layer")
 
     def to_dict(self) -> dict[str, object]:
         """A JSON value that ``from_dict`` reads back."""

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, ConvLayer, EncoderConfig
 
-BIAS_RANGE = 0.05
-"""Of fresh convolution biases after the first, whose own starts at zero for quiet speech.
+OFFSET_RANGE = 0.5
+"""Of the fresh offsets of channel norms.
 
-Digital silence then ends in the second convolution as a small constant, instead of passing as zeros
-through every norm, which would multiply its gradients up to millions.
+Offsets of zero let digital silence pass as zeros through every convolution and norm, each of which
+then multiplies the gradient by 1 / sqrt(epsilon): measured norms reach millions and nothing else is
+learnt. With these, silence is a constant of ordinary size after the first norm.
 """
 
 
@@ -48,6 +49,10 @@ class TimeNorm(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each time step: it knows no other moment, so it streams."""
 
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        nn.init.uniform_(self.bias, -OFFSET_RANGE, OFFSET_RANGE)
+
     def forward(self, x_bc1s: Tensor) -> Tensor:
         return super().forward(x_bc1s.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -56,9 +61,6 @@ def _convolution(inputs: int, conv: ConvLayer, bias: bool) -> nn.Conv2d:
     """Takes images of height one: mobile back ends run those whole, plain sequences not."""
     made = nn.Conv2d(inputs, conv.channels, (1, conv.kernel), stride=(1, conv.stride), bias=bias)
     nn.init.kaiming_normal_(made.weight)
-    if made.bias is not None:
-        bound = 0.0 if inputs == 1 else BIAS_RANGE
-        nn.init.uniform_(made.bias, -bound, bound)
     return made
 
 

@@ -36,15 +36,18 @@ class Optimisation:
         clip_norm: gradients are scaled down to this norm.
         average_decay: of the exponential moving average of the weights, which is what is
             validated and kept; 0 keeps the last weights instead.
+        extractor_factor: the extractor's learning rate over the encoder's; the encoder, normalised
+            after each block, forgets its input above about 5e-4, where convolutions still learn.
         freeze_extractor: leave the convolutions as they are.
     """
 
     steps: int = 20_000
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-4
     warmup_steps: int = 500
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     average_decay: float = 0.999
+    extractor_factor: float = 1.0
     freeze_extractor: bool = False
 
     def __post_init__(self) -> None:
@@ -176,7 +179,7 @@ class Finetuning(L.LightningModule):
                 "look at these recordings"
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
-        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
         return loss
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
@@ -224,11 +227,19 @@ class Finetuning(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         chosen = self.optimisation
-        trained = [p for p in self.student.parameters() if p.requires_grad]
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for name, parameter in self.student.named_parameters():
+            if parameter.requires_grad:
+                kind = (name.startswith("extractor."), parameter.ndim > 1)
+                groups.setdefault(kind, []).append(parameter)
         optimiser = torch.optim.AdamW(
             [
-                {"params": [p for p in trained if p.ndim > 1], "weight_decay": chosen.weight_decay},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+                {
+                    "params": parameters,
+                    "lr": chosen.learning_rate * (chosen.extractor_factor if extractor else 1.0),
+                    "weight_decay": chosen.weight_decay if matrix else 0.0,
+                }
+                for (extractor, matrix), parameters in groups.items()
             ],
             lr=chosen.learning_rate,
             betas=(0.9, 0.98),
