@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mobile_export.executorch import export
 from mobile_export.quantize import PRECISIONS
+from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint
 
 
@@ -25,10 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .pte to write")
     parser.add_argument("--precision", choices=sorted(PRECISIONS), default="int8")
     parser.add_argument("--name", help="the model's name in its card (default: the file's)")
+    parser.add_argument(
+        "--measured", type=Path, help="a JSON object of figures to put into the card"
+    )
     options = parser.parse_args(arguments)
     source = checkpoint.load(options.checkpoint)
+    measured = None if options.measured is None else _figures(options.measured)
     print("lowering; this takes a minute or two", file=sys.stderr, flush=True)
-    made = export(source, options.output, options.precision, options.name)
+    made = export(source, options.output, options.precision, options.name, measured)
     outside = ", ".join(f"{name} {count}" for name, count in made.lowered.outside.most_common(4))
     print(
         f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {options.precision}\n"
@@ -37,3 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"  {made.lowered.delegates} delegate calls; outside them: {outside}"
     )
     return 0
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(figures, dict):
+        raise ExportError(f"{path} holds {type(figures).__name__}, expected an object of figures")
+    return figures

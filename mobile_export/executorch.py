@@ -22,6 +22,7 @@ from mobile_export.quantize import quantize
 from mobile_export.verify import Agreement, check_structure, verify
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.runtime.artefact import seal
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def export(
     check_structure(checkpoint.student.config, lowered.delegated, lowered.outside)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         candidate = Path(folder) / path.name
-        candidate.write_bytes(lowered.buffer)
+        candidate.write_bytes(seal(lowered.buffer))
         agreement = verify(checkpoint, candidate)
         candidate.replace(path)
-    return Exported(path, len(lowered.buffer), description, lowered, agreement)
+    return Exported(path, path.stat().st_size, description, lowered, agreement)

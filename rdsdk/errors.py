@@ -31,5 +31,9 @@ class ConfigError(RdsdkError):
     """A configuration names something unknown or asks for something impossible."""
 
 
+class TrainingError(RdsdkError):
+    """A run cannot go on: its loss is not a number; nothing was updated by that batch."""
+
+
 class DataError(RdsdkError):
     """A manifest or a corpus folder does not hold what training or evaluation needs."""

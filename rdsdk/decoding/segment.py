@@ -17,7 +17,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech. Partials (``is_final=False``) supersede one another, finals never change.
+    """A stretch of speech. Partials (``is_final=False``) supersede each other, finals never change.
 
     ``stable`` is the part of a partial's text that later partials will not change.
     """

@@ -44,7 +44,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     Raises:
         ConfigError: the recipe asks for something impossible, or ``resume`` finds nothing.
         DataError: a manifest cannot be used.
-        FloatingPointError: the loss became infinite or NaN; the message names the utterances.
+        TrainingError: the loss became infinite or NaN; the message names the utterances.
     """
     output = Path(recipe.output)
     resume_file = output / RESUME_FILE
@@ -68,6 +68,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
 
     provenance: dict[str, object] = {
         "recipe": _plain(recipe),
+        "language": recipe.language,
         "licence": recipe.licence,
         "training_data": recipe.training_data,
     }

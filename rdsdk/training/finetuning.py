@@ -9,12 +9,12 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rdsdk.data.batches import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError
+from rdsdk.errors import ConfigError, TrainingError
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
@@ -22,6 +22,7 @@ from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
 from rdsdk.training.flat_start import PADDING, straight_alignment
 from rdsdk.training.masking import span_mask
+from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
 
 
@@ -68,14 +69,18 @@ class Regularisation:
         chunk_frames: one is drawn for each batch, so that one set of weights serves every latency;
             None is full context. Empty: the architecture's own context, always.
         left_frames: left context that goes with a drawn chunk; the architecture's if None.
-        flat_start_steps: first steps that learn a straight-line alignment of the text instead of
-            CTC; see ``rdsdk.training.flat_start``.
+        mel_start_steps: first steps, for a student from scratch, in which the extractor learns
+            log-mel energies; see ``rdsdk.training.mel_start``. With several processes they need
+            the strategy ``ddp_find_unused_parameters_true``.
+        flat_start_steps: steps after these that learn a straight-line alignment of the text instead
+            of CTC; see ``rdsdk.training.flat_start``.
     """
 
     frame_mask_probability: float = 0.1
     frame_mask_span: int = 5
     chunk_frames: tuple[int | None, ...] = ()
     left_frames: int | None = None
+    mel_start_steps: int = 0
     flat_start_steps: int = 0
 
 
@@ -113,6 +118,9 @@ class Finetuning(L.LightningModule):
         )
         if self.average is not None:
             self.average.requires_grad_(False).eval()
+        self.mel_head = (
+            nn.Linear(student.config.width, MEL_BANDS) if regularisation.mel_start_steps else None
+        )
         if optimisation.freeze_extractor:
             student.extractor.requires_grad_(False)
         self._references: list[str] = []
@@ -147,11 +155,37 @@ class Finetuning(L.LightningModule):
         return Context(chunk_frames, configured.left_frames if left is None else left)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
+        chosen = self.regularisation
+        if self.mel_head is not None and self.global_step < chosen.mel_start_steps:
+            frames = self.student.extractor(batch.waveforms)
+            predicted = self.mel_head(self.student.encoder.project(frames))
+            loss = mel_loss(predicted, batch.waveforms, counts)
+        else:
+            log_probs = self._log_probs(batch, counts, batch_index)
+            if self.global_step < chosen.mel_start_steps + chosen.flat_start_steps:
+                targets = straight_alignment(
+                    batch.waveforms, counts, batch.tokens, batch.token_counts, self.vocabulary.blank
+                )
+                loss = F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING)
+            else:
+                loss = self._loss(log_probs, counts, batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.global_step}; nothing was updated. "
+                f"Utterances of the batch: {', '.join(batch.ids)}. Lower the learning rate, or "
+                "look at these recordings"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def _log_probs(self, batch: Batch, counts: Tensor, batch_index: int) -> Tensor:
+        """The student's output with this step's frame mask and context."""
         # The same number after a resume, so that contexts and masks are drawn again alike.
         accumulated = self.trainer.accumulate_grad_batches
         step = self.global_step * accumulated + batch_index % accumulated
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 31 + self.global_rank)
-        counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
         mask = span_mask(
             len(counts),
             counts,
@@ -165,22 +199,8 @@ class Finetuning(L.LightningModule):
             frame_mask=mask,
             context=self.draw_context(step),
         )
-        if self.global_step < self.regularisation.flat_start_steps:
-            targets = straight_alignment(
-                batch.waveforms, counts, batch.tokens, batch.token_counts, self.vocabulary.blank
-            )
-            loss = F.nll_loss(output.log_probs.transpose(1, 2), targets, ignore_index=PADDING)
-        else:
-            loss = self._loss(output.log_probs, counts, batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.global_step}; nothing was updated. "
-                f"Utterances of the batch: {', '.join(batch.ids)}. Lower the learning rate, or "
-                "look at these recordings"
-            )
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
-        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
-        return loss
+        assert output.log_probs is not None
+        return output.log_probs
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """Sum over the batch of -log P(text), over the number of frames: even across lengths."""
@@ -228,9 +248,9 @@ class Finetuning(L.LightningModule):
     def configure_optimizers(self) -> Any:
         chosen = self.optimisation
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
-        for name, parameter in self.student.named_parameters():
+        for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                kind = (name.startswith("extractor."), parameter.ndim > 1)
+                kind = (name.startswith("student.extractor."), parameter.ndim > 1)
                 groups.setdefault(kind, []).append(parameter)
         optimiser = torch.optim.AdamW(
             [

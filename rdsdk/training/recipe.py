@@ -108,6 +108,7 @@ class FinetuneRecipe:
         accumulate_batches: batches summed before a step.
         validate_every_steps, save_every_steps: how often.
         hardware: where.
+        language: what is spoken, an ISO 639 code, for the card.
         licence: of the resulting weights, for the card.
         training_data: what the card says about the data.
         seed: of everything random.
@@ -128,6 +129,7 @@ class FinetuneRecipe:
     validate_every_steps: int = 1000
     save_every_steps: int = 500
     hardware: Hardware = field(default_factory=Hardware)
+    language: str = "und"
     licence: str = "unknown"
     training_data: list[str] = field(default_factory=list)
     seed: int = 0

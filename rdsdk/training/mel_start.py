@@ -1,0 +1,56 @@
+"""A filter bank as the extractor's first teacher.
+
+From random weights a stack of nine short convolutions learns what a spectrum is only slowly, and an
+encoder above it learns nothing meanwhile. Regressing each frame's log-mel energies, which need no
+labels, gives the extractor that in a few hundred cheap steps; the head is thrown away.
+
+Shapes: B batch, S samples, T frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE
+
+MEL_BANDS = 64
+_FFT = 512
+_FLOOR = 1e-8
+"""Added to each band's power: about the noise of a quiet 16-bit recording."""
+
+
+@lru_cache(maxsize=1)
+def _filters() -> Tensor:
+    from transformers.audio_utils import mel_filter_bank
+
+    bank = mel_filter_bank(
+        num_frequency_bins=_FFT // 2 + 1,
+        num_mel_filters=MEL_BANDS,
+        min_frequency=60.0,
+        max_frequency=7600.0,
+        sampling_rate=SAMPLE_RATE,
+        mel_scale="htk",
+    )
+    return torch.from_numpy(bank).float()
+
+
+def log_mel(waveforms: Tensor) -> Tensor:
+    """(B, S) -> (B, T, M): natural log of mel power in each frame's 400 samples, about -18 to 8."""
+    window = torch.hann_window(RECEPTIVE_FIELD_SAMPLES, device=waveforms.device)
+    frames = waveforms.float().unfold(1, RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES) * window
+    power = torch.fft.rfft(frames, _FFT).abs().square()
+    return torch.log(power @ _filters().to(waveforms.device) + _FLOOR)
+
+
+def mel_loss(predicted: Tensor, waveforms: Tensor, frame_counts: Tensor) -> Tensor:
+    """Mean squared error over real frames and bands, in units of four nats.
+
+    predicted (B, T, M) are standardised log-mel energies: (log_mel + 12) / 4.
+    """
+    target = (log_mel(waveforms) + 12.0) / 4.0
+    index = torch.arange(target.shape[1], device=target.device)
+    real = index < frame_counts.to(target.device)[:, None]
+    return (predicted.float() - target)[real].square().mean()

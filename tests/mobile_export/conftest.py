@@ -1,0 +1,66 @@
+"""Small checkpoints with attention that is not flat, and artefacts lowered once a session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobile_export.executorch import Exported, export
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import EncoderConfig, preset
+from rdsdk.models.student import Student
+from tests.models.conftest import sharpen
+
+STREAMING = preset("tiny")
+FULL_CONTEXT = replace(
+    preset("tiny"),
+    context=None,
+    position="centred",
+    extractor_norm="group",
+    map_owner=(0, 0, 2),
+    reused_map="softmax_again",
+)
+
+
+def make_checkpoint(config: EncoderConfig, text: bool = True) -> Checkpoint:
+    torch.manual_seed(2)
+    vocabulary = Vocabulary.characters() if text else None
+    student = sharpen(Student(config, None if vocabulary is None else len(vocabulary))).eval()
+    return Checkpoint(student, vocabulary, {"licence": "CC0", "training_data": ["nothing"]})
+
+
+@pytest.fixture(scope="session")
+def streaming() -> Checkpoint:
+    return make_checkpoint(STREAMING)
+
+
+@pytest.fixture(scope="session")
+def full_context() -> Checkpoint:
+    return make_checkpoint(FULL_CONTEXT, text=False)
+
+
+@pytest.fixture(scope="session")
+def streaming_int8(streaming: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    path = tmp_path_factory.mktemp("int8") / "tiny.pte"
+    return export(streaming, path, "int8", name="tiny-test", measured={"wer": 0.5})
+
+
+@pytest.fixture(scope="session")
+def streaming_fp32(streaming: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export(streaming, tmp_path_factory.mktemp("fp32") / "tiny.pte", "fp32")
+
+
+@pytest.fixture(scope="session")
+def full_context_fp32(
+    full_context: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    return export(full_context, tmp_path_factory.mktemp("full") / "features.pte", "fp32")
+
+
+@pytest.fixture
+def assets() -> Path:
+    return Path(__file__).parents[1] / "assets"

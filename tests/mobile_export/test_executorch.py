@@ -1,0 +1,198 @@
+"""Real lowering, the real ExecuTorch runtime, and artefacts that must not come to be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mobile_export.executorch as executorch_room
+from mobile_export.cli import main
+from mobile_export.executorch import Exported, export
+from mobile_export.quantize import quantize
+from mobile_export.verify import check_structure, verify
+from rdsdk.errors import ExportError
+from rdsdk.models import checkpoint
+from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import preset
+from rdsdk.models.student import Student
+from rdsdk.runtime.program import Program
+from rdsdk.runtime.recognizer import load
+from tests.mobile_export.conftest import FULL_CONTEXT, STREAMING, make_checkpoint
+
+
+def test_a_streaming_artefact_equals_its_checkpoint_to_float_rounding(
+    streaming_fp32: Exported,
+) -> None:
+    assert streaming_fp32.agreement.worst_snr_db > 90
+    # Several calls that hand the state on, at several chunk counts.
+    assert streaming_fp32.agreement.calls == 11
+
+
+def test_an_int8_artefact_is_close_and_its_linear_layers_are_int8(
+    streaming_fp32: Exported, streaming_int8: Exported
+) -> None:
+    assert 20 < streaming_int8.agreement.worst_snr_db < 90
+    assert streaming_int8.size_bytes < streaming_fp32.size_bytes
+    quantizers = [n for n in streaming_int8.lowered.delegated if "quantize" in n]
+    assert quantizers
+    assert not [n for n in streaming_fp32.lowered.delegated if "quantize" in n]
+
+
+def test_there_is_one_softmax_for_each_owner_inside_the_delegate(
+    streaming_fp32: Exported, streaming_int8: Exported, full_context_fp32: Exported
+) -> None:
+    for made in (streaming_fp32, streaming_int8):
+        assert made.lowered.delegated["_softmax"] == len(STREAMING.owners) == 2
+        assert made.lowered.outside["_softmax"] == 0
+    # The released reuse adds one second softmax for the one group that reuses.
+    assert full_context_fp32.lowered.delegated["_softmax"] == len(FULL_CONTEXT.owners) + 1
+
+
+def test_products_and_convolutions_are_delegated(streaming_int8: Exported) -> None:
+    for name in ("convolution", "linear", "bmm", "mm", "addmm", "gelu"):
+        assert streaming_int8.lowered.outside[name] == 0
+    assert streaming_int8.lowered.delegated["convolution"] == len(STREAMING.convs) + 1
+
+
+def test_the_card_is_in_the_file_and_the_runtime_needs_nothing_else(
+    streaming_int8: Exported, assets: Path
+) -> None:
+    recognizer = load(streaming_int8.path)
+    card = recognizer.card
+    assert (card.name, card.precision, card.licence) == ("tiny-test", "int8", "CC0")
+    assert card.measured == {"wer": 0.5}
+    assert card.parameters == Student(STREAMING, 29).parameter_count()
+    assert card.lookahead_seconds == pytest.approx(7 * 0.02)
+    recording = sorted((assets / "speech").glob("*.flac"))[0]
+    features = recognizer.features(recording)
+    assert features.shape[1] == STREAMING.width
+    assert np.isfinite(features).all()
+
+
+def test_a_full_context_artefact_takes_any_length(
+    full_context: Checkpoint, full_context_fp32: Exported
+) -> None:
+    program = Program(full_context_fp32.path)
+    assert program.card.task == "features"
+    generator = torch.Generator().manual_seed(0)
+    for samples in (720, 16_001, 160_000, 480_000):
+        waveform = 0.1 * torch.randn(1, samples, generator=generator)
+        with torch.no_grad():
+            output, _ = full_context.student(waveform)
+        hidden = program.forward(waveform[0].numpy()).hidden
+        np.testing.assert_allclose(hidden, output.hidden[-1][0].numpy(), atol=2e-4)
+
+
+def drop_a_bias(student: Student) -> None:
+    student.encoder.layers[1].ffn_out.bias.data += 0.3  # type: ignore[union-attr,operator]
+
+
+def transpose_heads(student: Student) -> None:
+    weight = student.encoder.layers[3].attention_output.value.weight  # type: ignore[union-attr]
+    weight.data = weight.data.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
+
+
+def flatten_a_map(student: Student) -> None:
+    student.encoder.layers[2].attention_map.query.weight.data.zero_()  # type: ignore[union-attr]
+
+
+def round_gelu(student: Student) -> None:
+    class Rounded(torch.nn.Linear):
+        """Its output as if the exact GELU after it were the tanh one, to first order."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            f = torch.nn.functional.gelu
+            return y + (f(y, approximate="tanh") - f(y)) / 0.9
+
+    layer = student.encoder.layers[0]
+    wrong = Rounded(32, 48)
+    wrong.load_state_dict(layer.ffn_in.state_dict())  # type: ignore[union-attr]
+    layer.ffn_in = wrong
+
+
+@pytest.mark.parametrize("fault", [drop_a_bias, transpose_heads, flatten_a_map, round_gelu])
+def test_any_difference_between_artefact_and_checkpoint_is_noticed(
+    streaming: Checkpoint, streaming_fp32: Exported, fault: object
+) -> None:
+    assert verify(streaming, streaming_fp32.path).worst_snr_db > 90
+    changed = make_checkpoint(STREAMING)
+    fault(changed.student)  # type: ignore[operator]
+    with pytest.raises(ExportError, match="does not do what its checkpoint does"):
+        verify(changed, streaming_fp32.path)
+
+
+def test_another_architecture_is_not_compared(streaming_fp32: Exported) -> None:
+    other = make_checkpoint(preset("tiny").streaming(preset("xs").context))  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="another architecture"):
+        verify(other, streaming_fp32.path)
+
+
+def test_a_failed_check_leaves_no_file_and_touches_no_older_one(
+    streaming: Checkpoint,
+    streaming_fp32: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The lowering is that of a faulty student; everything after it is real.
+    monkeypatch.setattr(executorch_room, "lower", lambda *_: streaming_fp32.lowered)
+    changed = make_checkpoint(STREAMING)
+    drop_a_bias(changed.student)
+    path = tmp_path / "model.pte"
+    with pytest.raises(ExportError):
+        export(changed, path, "fp32")
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"older")
+    with pytest.raises(ExportError):
+        export(changed, path, "fp32")
+    assert path.read_bytes() == b"older"
+    assert export(streaming, path, "fp32").agreement.worst_snr_db > 90
+
+
+def test_a_lost_reuse_or_a_hot_operator_outside_is_refused() -> None:
+    whole = Counter({"_softmax": 2, "convolution": 10})
+    check_structure(STREAMING, whole, Counter())
+    with pytest.raises(ExportError, match="3 attention maps, the architecture has 2"):
+        check_structure(STREAMING, whole + Counter({"_softmax": 1}), Counter())
+    with pytest.raises(ExportError, match=r"outside the XNNPACK delegate: \{'bmm': 1\}"):
+        check_structure(STREAMING, whole, Counter({"bmm": 1, "native_layer_norm": 9}))
+
+
+def test_quantising_leaves_the_student_as_it_was(streaming: Checkpoint) -> None:
+    before = {name: tensor.clone() for name, tensor in streaming.student.state_dict().items()}
+    quantize(streaming.student, "int8")
+    after = streaming.student.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_cannot_be_exported_is_refused(streaming: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="unknown precision 'int3'"):
+        export(streaming, tmp_path / "model.pte", "int3")
+    with pytest.raises(ExportError, match=r"does not end in \.pte"):
+        export(streaming, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="is not a folder"):
+        export(streaming, tmp_path / "nowhere" / "model.pte")
+
+
+def test_the_command_line_exports_and_says_how_well(
+    streaming: Checkpoint,
+    streaming_fp32: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(executorch_room, "lower", lambda *_: streaming_fp32.lowered)
+    folder = checkpoint.save(tmp_path / "checkpoint", streaming)
+    output = tmp_path / "tiny.pte"
+    assert main([str(folder), "-o", str(output), "--precision", "fp32"]) == 0
+    assert output.is_file()
+    assert "agrees with the checkpoint to" in capsys.readouterr().out
+    figures = tmp_path / "figures.json"
+    figures.write_text("[1]")
+    with pytest.raises(ExportError, match="expected an object"):
+        main([str(folder), "-o", str(output), "--measured", str(figures)])
