@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rdsdk.audio.files import TruncatedAudioWarning as TruncatedAudioWarning
     from rdsdk.audio.files import duration_seconds as duration_seconds
+    from rdsdk.audio.files import read_blocks as read_blocks
     from rdsdk.decoding.segment import Segment as Segment
     from rdsdk.decoding.segment import Word as Word
     from rdsdk.errors import AudioError as AudioError
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    **dict.fromkeys(("TruncatedAudioWarning", "duration_seconds"), "rdsdk.audio.files"),
+    **dict.fromkeys(
+        ("TruncatedAudioWarning", "duration_seconds", "read_blocks"), "rdsdk.audio.files"
+    ),
     **dict.fromkeys(("Segment", "Word"), "rdsdk.decoding.segment"),
     **dict.fromkeys(
         (

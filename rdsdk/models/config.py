@@ -14,6 +14,9 @@ RECEPTIVE_FIELD_SAMPLES = 400
 OVERLAP_SAMPLES = RECEPTIVE_FIELD_SAMPLES - HOP_SAMPLES
 """Samples that the next chunk needs again: frame t covers [320 t, 320 t + 400)."""
 
+STREAMING_FIRST_NORM_EPSILON = 3e-4
+"""About the power of quiet speech (-38 dB below full scale) after the first convolution."""
+
 ExtractorNorm = Literal["group", "layer"]
 Position = Literal["centred", "causal"]
 ReusedMap = Literal["as_is", "softmax_again"]
@@ -89,6 +92,8 @@ class EncoderConfig:
             number of layers.
         extractor_norm: ``"group"`` normalises the first convolution over time, as published;
             ``"layer"`` normalises every convolution over channels, frame by frame, which streams.
+        first_norm_epsilon: of the first channel norm. It is a level: sound with a power well below
+            it stays small, so that loud and soft moments remain different after the norm.
         conv_bias: whether the convolutions have a bias.
         position_kernel, position_groups: the position convolution.
         position: ``"centred"`` looks ahead half its kernel, as published; ``"causal"`` does not.
@@ -107,6 +112,7 @@ class EncoderConfig:
     heads: int
     map_owner: tuple[int, ...]
     extractor_norm: ExtractorNorm = "group"
+    first_norm_epsilon: float = 1e-5
     conv_bias: bool = False
     position_kernel: int = 128
     position_groups: int = 16
@@ -140,6 +146,10 @@ class EncoderConfig:
         if self.width % self.position_groups:
             raise ConfigError(
                 f"width {self.width} is not a multiple of position_groups {self.position_groups}"
+            )
+        if not 0.0 < self.first_norm_epsilon < 1.0:
+            raise ConfigError(
+                f"first_norm_epsilon must be in (0, 1), got {self.first_norm_epsilon}"
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
@@ -193,7 +203,13 @@ class EncoderConfig:
 
     def streaming(self, context: Context) -> EncoderConfig:
         """The same student with nothing that looks past its chunk."""
-        return replace(self, context=context, position="causal", extractor_norm="layer")
+        return replace(
+            self,
+            context=context,
+            position="causal",
+            extractor_norm="layer",
+            first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
+        )
 
     def to_dict(self) -> dict[str, object]:
         """A JSON value that ``from_dict`` reads back."""

@@ -49,8 +49,8 @@ class TimeNorm(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each time step: it knows no other moment, so it streams."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__(channels, eps=epsilon)
         nn.init.uniform_(self.bias, -OFFSET_RANGE, OFFSET_RANGE)
 
     def forward(self, x_bc1s: Tensor) -> Tensor:
@@ -78,7 +78,10 @@ class Extractor(nn.Module):
         if config.extractor_norm == "group":
             norms[0] = TimeNorm(config.convs[0].channels)
         else:
-            norms = [ChannelNorm(conv.channels) for conv in config.convs]
+            norms = [
+                ChannelNorm(conv.channels, config.first_norm_epsilon if index == 0 else 1e-5)
+                for index, conv in enumerate(config.convs)
+            ]
         self.norms = nn.ModuleList(norms)
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -46,11 +46,14 @@ def log_mel(waveforms: Tensor) -> Tensor:
 
 
 def mel_loss(predicted: Tensor, waveforms: Tensor, frame_counts: Tensor) -> Tensor:
-    """Mean squared error over real frames and bands, in units of four nats.
+    """Mean squared error over real frames and bands, as a share of the target's variance.
 
-    predicted (B, T, M) are standardised log-mel energies: (log_mel + 12) / 4.
+    The target is the log-mel energy less its mean over the utterance: an extractor with channel
+    norms hears how loud a moment is among others, not how loud the recording is.
     """
-    target = (log_mel(waveforms) + 12.0) / 4.0
-    index = torch.arange(target.shape[1], device=target.device)
-    real = index < frame_counts.to(target.device)[:, None]
-    return (predicted.float() - target)[real].square().mean()
+    energies = log_mel(waveforms)
+    index = torch.arange(energies.shape[1], device=energies.device)
+    real = index < frame_counts.to(energies.device)[:, None]
+    weights = real[..., None] / (real.sum(dim=1) * MEL_BANDS).clamp(min=1)[:, None, None]
+    target = (energies - (energies * weights).sum(dim=(1, 2), keepdim=True)) / 4.0
+    return (predicted.float() - target)[real].square().mean() / target[real].var()
