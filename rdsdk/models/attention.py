@@ -60,8 +60,6 @@ class AttentionMap(nn.Module):
         self.scale = (width // heads) ** -0.5
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
-        for linear in (self.query, self.key):
-            nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
 
     def forward(
         self, x_btd: Tensor, past_keys: Tensor, mask_ntk: Tensor | None
@@ -84,8 +82,6 @@ class AttentionOutput(nn.Module):
         self.dropout = dropout
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.value.weight, gain=2**-0.5)
-        nn.init.xavier_uniform_(self.output.weight)
 
     def forward(self, x_btd: Tensor, map_ntk: Tensor, past_values: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (B, T, D) and the values (N, K, d), remembered ones first."""

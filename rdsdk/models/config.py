@@ -262,9 +262,9 @@ PRESETS: dict[str, EncoderConfig] = {
     "xs": EncoderConfig(
         extractor_convs(48, 96, 192),
         width=192,
-        ffn=reinvest_ffn(192, 672, reuse_pattern("2by3", 6)),
+        ffn=reinvest_ffn(192, 672, reuse_pattern("2by2", 4)),
         heads=4,
-        map_owner=reuse_pattern("2by3", 6),
+        map_owner=reuse_pattern("2by2", 4),
         position_kernel=32,
     ).streaming(Context(chunk_frames=16, left_frames=64)),
     "tiny": EncoderConfig(

@@ -55,8 +55,12 @@ class EncoderLayer(nn.Module):
         self.ffn_out = nn.Linear(config.ffn, config.width)
         self.ffn_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        for linear in (self.ffn_in, self.ffn_out):
-            nn.init.xavier_uniform_(linear.weight)
+        # As the teachers were initialised (BERT's way). Larger weights let every branch drown its
+        # residual, and after a few post-norm layers all frames look alike and stay so.
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
 
     def forward(self, x_btd: Tensor, map_ntk: Tensor, past_values: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the next hidden state (B, T, D) and the values (N, K, d)."""

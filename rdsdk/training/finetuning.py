@@ -72,8 +72,8 @@ class Regularisation:
         mel_start_steps: first steps, for a student from scratch, in which the extractor learns
             log-mel energies; see ``rdsdk.training.mel_start``. With several processes they need
             the strategy ``ddp_find_unused_parameters_true``.
-        flat_start_steps: steps after these that learn a straight-line alignment of the text instead
-            of CTC; see ``rdsdk.training.flat_start``.
+        flat_start_steps: steps after these that learn a straight-line alignment of single words
+            instead of CTC; see ``rdsdk.training.flat_start``.
     """
 
     frame_mask_probability: float = 0.1
@@ -167,6 +167,8 @@ class Finetuning(L.LightningModule):
                 targets = straight_alignment(
                     batch.waveforms, counts, batch.tokens, batch.token_counts, self.vocabulary.blank
                 )
+                several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
+                targets[several.to(targets.device)] = PADDING
                 loss = F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING)
             else:
                 loss = self._loss(log_probs, counts, batch)
@@ -264,8 +266,18 @@ class Finetuning(L.LightningModule):
             lr=chosen.learning_rate,
             betas=(0.9, 0.98),
         )
+        # The encoder's first step comes after the mel start, and needs a warm-up of its own.
+        later = self.regularisation.mel_start_steps
+
+        def encoder(step: int) -> float:
+            past = max(0, step - later)
+            return warmup_cosine(past, chosen.steps - later, chosen.warmup_steps)
+
+        def extractor(step: int) -> float:
+            return warmup_cosine(step, chosen.steps, chosen.warmup_steps)
+
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: warmup_cosine(step, chosen.steps, chosen.warmup_steps)
+            optimiser, [extractor if is_extractor else encoder for is_extractor, _ in groups]
         )
         return {
             "optimizer": optimiser,

@@ -2,7 +2,7 @@
 
 CTC from random weights first learns that blank is always likely and can stay there for thousands
 of steps. A few hundred steps of plain classification against this crude alignment, the "flat start"
-of classical recognisers, take it past that. It suits short utterances.
+of classical recognisers, take it past that. It suits single words; rows with several are left out.
 
 Shapes: B batch, S samples, T frames, U tokens.
 """

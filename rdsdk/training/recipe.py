@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
@@ -101,6 +102,8 @@ class FinetuneRecipe:
         output: the run's folder: best/, last/, resume.ckpt, dev.jsonl, TensorBoard events.
         student: what is fine-tuned.
         train_weights: how often each train manifest is drawn, relative to the others.
+        units: what CTC writes: characters, or the whole words of the lexicon, far easier to learn
+            where there are only a few.
         lexicon: closes the vocabulary to these words.
         optimisation, regularisation, augmentation: how it learns.
         batch_seconds: seconds of audio in a batch, for each device.
@@ -119,6 +122,7 @@ class FinetuneRecipe:
     output: str
     student: StudentChoice = field(default_factory=StudentChoice)
     train_weights: list[float] | None = None
+    units: Literal["characters", "words"] = "characters"
     lexicon: list[str] | None = None
     optimisation: Optimisation = field(default_factory=Optimisation)
     regularisation: Regularisation = field(default_factory=Regularisation)
@@ -135,7 +139,15 @@ class FinetuneRecipe:
     seed: int = 0
 
     def vocabulary(self) -> Vocabulary:
-        """Characters, closed to the lexicon if there is one."""
+        """The symbols of the CTC head.
+
+        Raises:
+            ConfigError: words are asked for without a lexicon.
+        """
+        if self.units == "words":
+            if not self.lexicon:
+                raise ConfigError("units: words needs a lexicon that lists them")
+            return Vocabulary.words(self.lexicon)
         return Vocabulary.characters(self.lexicon)
 
 
