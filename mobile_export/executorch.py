@@ -7,6 +7,8 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +56,7 @@ def lower(method: Method, card_json: str) -> Lowered:
     Raises:
         ExportError: torch or ExecuTorch cannot lower it; says where it stopped.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), _without_onednn():
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
@@ -80,6 +81,21 @@ def lower(method: Method, card_json: str) -> Lowered:
         finally:
             logging.disable(level)
     return Lowered(buffer, len(delegates), delegated, operators(graph_module))
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Trace convolutions as if there were no oneDNN.
+
+    With it, tracing asks whether an input is large enough to be worth it, and the answer for the
+    example becomes a bound: memory is then planned for shorter inputs than the method allows.
+    """
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def operators(module: GraphModule) -> Counter[str]:

@@ -28,6 +28,7 @@ from rdsdk.models.student import Student
 CARD_VERSION = 1
 STREAMING_MAX_SECONDS = 10.3
 FULL_CONTEXT_MAX_SAMPLES = 30 * SAMPLE_RATE
+EXAMPLE_FRAMES = 200
 FULL_CONTEXT_MIN_SAMPLES = RECEPTIVE_FIELD_SAMPLES + HOP_SAMPLES
 """Two frames: with one, the exporter would take the time axis for a constant."""
 
@@ -80,8 +81,8 @@ def forward_method(student: Student) -> Method:
         samples = Dim("samples", min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
         return Method(
             module=Forward(student),
-            example=(torch.zeros(1, 2 * SAMPLE_RATE),),
-            dynamic_shapes=({1: samples}, ()),
+            example=(torch.zeros(1, HOP_SAMPLES * EXAMPLE_FRAMES + OVERLAP_SAMPLES + 7),),
+            dynamic_shapes=({1: samples},),
             inputs=("waveform",),
             outputs=outputs,
             min_samples=FULL_CONTEXT_MIN_SAMPLES,
@@ -89,12 +90,13 @@ def forward_method(student: Student) -> Method:
         )
     chunk_seconds = config.context.chunk_frames * HOP_SAMPLES / SAMPLE_RATE
     most = max(1, int(STREAMING_MAX_SECONDS / chunk_seconds))
+    example_chunks = min(most, -(-EXAMPLE_FRAMES // config.context.chunk_frames))
     state = student.encoder.fresh_state()
     chunks = Dim("chunks", min=1, max=most)
     samples = HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
     return Method(
         module=Forward(student),
-        example=(torch.zeros(1, chunk_samples(config, min(3, most))), *state),
+        example=(torch.zeros(1, chunk_samples(config, example_chunks)), *state),
         dynamic_shapes=({1: samples}, tuple({} for _ in state)),
         inputs=("waveform", *state._fields),
         outputs=(*outputs, *state._fields),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would every process the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Under --import-mode=importlib a test cannot import its neighbours without this.
 sys.path.insert(0, str(Path(__file__).parent / "runtime"))

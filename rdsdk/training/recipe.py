@@ -178,6 +178,8 @@ def _parser() -> ArgumentParser:
             "current step and leaves resume.ckpt; the same command with --resume goes on."
         ),
         exit_on_error=False,
+        # An abbreviation would let a misspelt key pass for another one.
+        allow_abbrev=False,
         default_env=False,
     )
     parser.add_argument("--config", action="config", help="a recipe's YAML file or name")

@@ -46,8 +46,8 @@ def test_streaming_equals_offline_at_every_chunk_size(
     waveform = sound(chunk * 7)
     offline, _ = student(waveform)
     log_probs, hidden = stream(student, waveform, chunk)
-    torch.testing.assert_close(log_probs, offline.log_probs, atol=2e-5, rtol=0)
-    torch.testing.assert_close(hidden, offline.hidden[-1], atol=2e-5, rtol=0)
+    torch.testing.assert_close(log_probs, offline.log_probs, atol=5e-5, rtol=0)
+    torch.testing.assert_close(hidden, offline.hidden[-1], atol=5e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def test_several_chunks_at_once_equal_one_by_one(make_student: Make) -> None:
     waveform = sound(8 * 6)
     one_by_one, _ = stream(student, waveform, 8)
     pairs, _ = stream(student, waveform, 16)
-    torch.testing.assert_close(pairs, one_by_one, atol=2e-5, rtol=0)
+    torch.testing.assert_close(pairs, one_by_one, atol=5e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def test_padding_changes_nothing_of_a_shorter_row(make_student: Make, context: s
     )
     alone, _ = student(waveform[1:, :short], context=context)
     frames = frame_count(short)
-    torch.testing.assert_close(both.log_probs[1:, :frames], alone.log_probs, atol=2e-5, rtol=0)
+    torch.testing.assert_close(both.log_probs[1:, :frames], alone.log_probs, atol=5e-5, rtol=0)
     unmasked, _ = student(waveform, context="full")
     assert (unmasked.log_probs[1:, :frames] - alone.log_probs).abs().max() > 1e-3  # type: ignore[index]
 
@@ -136,7 +136,7 @@ def test_with_time_normalisation_only_equal_lengths_are_independent(make_student
     waveform = sound(30, rows=3)
     together, _ = student(waveform)
     alone, _ = student(waveform[1:2])
-    torch.testing.assert_close(together.log_probs[1:2], alone.log_probs, atol=2e-5, rtol=0)
+    torch.testing.assert_close(together.log_probs[1:2], alone.log_probs, atol=5e-5, rtol=0)
     # What cannot hold: its statistics over time see the padding.
     padded = torch.nn.functional.pad(waveform[1:2], (0, HOP * 20))
     output, _ = student(padded, sample_counts=torch.tensor([waveform.shape[1]]))

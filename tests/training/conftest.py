@@ -29,7 +29,7 @@ def write_corpus(folder: Path, clips: int, seed: int) -> Path:
     rows = []
     for index in range(clips):
         letters = rng.choice(list(TONES), size=rng.integers(1, 5))
-        text = "" if index % 6 == 5 else " ".join("".join(letters))
+        text = "" if index % 6 == 5 else "".join(letters)
         waveform = melody(text, rng) if text else 0.01 * rng.normal(size=9000)
         soundfile.write(folder / f"{seed}-{index}.flac", waveform, 16_000)
         rows.append(

@@ -24,8 +24,6 @@ from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
 from rdsdk.training.recipe import StudentChoice, read_recipe
 from rdsdk.training.schedule import warmup_cosine
 
-RUN = "import sys; from rdsdk.training.cli import main; sys.exit(main(sys.argv[1:]))"
-
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / checkpoint.WEIGHTS)
@@ -38,7 +36,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def start(*arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *arguments],
+        [sys.executable, "-m", "rdsdk.cli", "finetune", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,7 +47,9 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 def test_a_run_learns_keeps_its_best_and_logs(recipe: Path, tmp_path: Path) -> None:
     longer = ["--optimisation.steps", "300", "--optimisation.learning_rate", "4e-3"]
     arguments = ["--config", str(recipe), *longer, "--validate_every_steps", "100"]
-    assert main([*arguments, "--regularisation.frame_mask_probability", "0"]) == 0
+    starts = ["--regularisation.mel_start_steps", "60", "--regularisation.flat_start_steps", "140"]
+    still = ["--regularisation.frame_mask_probability", "0"]
+    assert main([*arguments, *starts, *still]) == 0
     run = tmp_path / "run"
     dev = [json.loads(line) for line in (run / "dev.jsonl").read_text().splitlines()]
     assert [row["step"] for row in dev] == [100, 200, 300]
@@ -66,9 +66,10 @@ def test_a_run_learns_keeps_its_best_and_logs(recipe: Path, tmp_path: Path) -> N
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("steps: 8", "steps: 60"))
     whole = ["--config", str(recipe), "--output", str(tmp_path / "whole")]
     assert main(whole) == 0
-    process = start("--config", str(recipe), "--optimisation.steps", "8", "--hardware.workers", "1")
+    process = start("--config", str(recipe), "--hardware.workers", "1")
     resume_file = tmp_path / "run" / "resume.ckpt"
     deadline = time.monotonic() + 120
     while not resume_file.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -78,7 +79,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Pa
     assert process.returncode == 3, output
     assert "--resume goes on" in output
     step = torch.load(resume_file, weights_only=True)["global_step"]
-    assert 2 <= step < 8
+    assert 2 <= step < 60
     # Without --resume the unfinished run is not overwritten.
     with pytest.raises(ConfigError, match="unfinished run"):
         main(["--config", str(recipe)])
