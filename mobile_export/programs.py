@@ -29,8 +29,8 @@ CARD_VERSION = 1
 STREAMING_MAX_SECONDS = 10.3
 FULL_CONTEXT_MAX_SAMPLES = 30 * SAMPLE_RATE
 EXAMPLE_FRAMES = 200
-FULL_CONTEXT_MIN_SAMPLES = RECEPTIVE_FIELD_SAMPLES + HOP_SAMPLES
-"""Two frames: with one, the exporter would take the time axis for a constant."""
+FULL_CONTEXT_MIN_SAMPLES = SAMPLE_RATE // 4
+"""Below some frames the exporter cannot prove that the time axis is not of length one."""
 
 
 class Forward(nn.Module):
@@ -78,7 +78,8 @@ def forward_method(student: Student) -> Method:
     config = student.config
     outputs = (*(("log_probs",) if student.ctc_head is not None else ()), "hidden")
     if config.context is None:
-        samples = Dim("samples", min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
+        # AUTO: of a named one the exporter cannot prove that it never gives a single frame.
+        samples = Dim.AUTO(min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
         return Method(
             module=Forward(student),
             example=(torch.zeros(1, HOP_SAMPLES * EXAMPLE_FRAMES + OVERLAP_SAMPLES + 7),),
