@@ -18,7 +18,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks.offline
+	$(BIN)/python -m tests.benchmarks.offline --preset xs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -66,8 +66,8 @@ class Interruption(Callback):
         self.interrupted = False
         self._before: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Set here, not earlier: the trainer installs handlers of its own before this hook.
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Set here, not earlier: the trainer installs handlers of its own just before this hook.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._stop)
 
