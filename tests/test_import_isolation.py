@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ def imported_by(code: str, names: list[str]) -> list[str]:
         check=True,
     )
     assert done.stderr == ""
-    found: list[str] = eval(done.stdout.splitlines()[-1])
+    found: list[str] = ast.literal_eval(done.stdout.splitlines()[-1])
     return found
 
 
