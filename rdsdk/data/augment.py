@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -83,13 +84,20 @@ class Augmentation:
         )
 
 
+class Timing(NamedTuple):
+    """Where augmentation moved things: second s is heard at s / ``speed`` + ``start`` seconds."""
+
+    speed: float = 1.0
+    start: float = 0.0
+
+
 def augment(
     waveform: Waveform,
     augmentation: Augmentation,
     generator: np.random.Generator,
     minimum_samples: int = 400,
-) -> Waveform:
-    """Apply ``augmentation`` to (S,) float32 samples; gives (S',), still in [-1, 1].
+) -> tuple[Waveform, Timing]:
+    """Apply ``augmentation`` to (S,) float32 samples; gives (S',), still in [-1, 1], and its times.
 
     ``minimum_samples`` bounds the speed-up, so that a transcript still fits into the frames.
 
@@ -105,12 +113,15 @@ def augment(
         chosen(augmentation.speed_probability),
         _uniform(generator, augmentation.speed),
     )
+    timing = Timing()
     if speed_up and len(waveform):
-        waveform = change_speed(waveform, min(factor, len(waveform) / max(1, minimum_samples)))
+        factor = min(factor, len(waveform) / max(1, minimum_samples))
+        waveform, timing = change_speed(waveform, factor), Timing(speed=factor)
     pad, ends = chosen(augmentation.silence_probability), generator.random(2)
     if pad:
         before, after = (ends * augmentation.silence_seconds * SAMPLE_RATE).astype(int)
         waveform = np.pad(waveform, (int(before), int(after)))
+        timing = timing._replace(start=int(before) / SAMPLE_RATE)
     mix, snr_db = chosen(augmentation.noise_probability), _uniform(generator, augmentation.snr_db)
     place = generator.random(2)
     if mix and augmentation.noise is not None:
@@ -126,7 +137,7 @@ def augment(
     )
     if louder:
         waveform = change_gain(waveform, gain_db)
-    return np.clip(waveform, -1.0, 1.0)
+    return np.clip(waveform, -1.0, 1.0), timing
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:

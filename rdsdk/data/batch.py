@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from rdsdk.data.augment import Augmentation, augment
+from rdsdk.data.alignment import PADDING, frame_targets, is_aligned
+from rdsdk.data.augment import Augmentation, Timing, augment
 from rdsdk.data.manifest import transcript
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
@@ -32,7 +33,8 @@ class Batch:
 
     waveforms (B, S) float32, zero beyond sample_counts (B,) int64; tokens (B, U) int64, zero beyond
     token_counts (B,) int64, with U = 0 if no vocabulary was given; ids and texts have B entries,
-    the text of an unlabelled utterance is "".
+    the text of an unlabelled utterance is "". frame_targets (B, T) int64 are the symbols of the
+    frames where an utterance has an alignment, ``alignment.PADDING`` elsewhere; None if none has.
     """
 
     waveforms: Tensor
@@ -41,6 +43,7 @@ class Batch:
     token_counts: Tensor
     ids: list[str]
     texts: list[str]
+    frame_targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +69,7 @@ class Batch:
             change(self.token_counts),
             self.ids,
             self.texts,
+            None if self.frame_targets is None else change(self.frame_targets),
         )
 
 
@@ -94,10 +98,8 @@ class Assemble(Dataset[Batch]):
             tokens = [token_ids(cut, self._vocabulary) for cut in cuts]
         except ConfigError as error:
             raise DataError(f"a text cannot be written with the vocabulary: {error}") from error
-        waveforms = [
-            torch.from_numpy(self._waveform(cut, epoch, ids))
-            for cut, ids in zip(cuts, tokens, strict=True)
-        ]
+        heard = [self._waveform(cut, epoch, ids) for cut, ids in zip(cuts, tokens, strict=True)]
+        waveforms = [torch.from_numpy(waveform) for waveform, _ in heard]
         return Batch(
             waveforms=pad_sequence(waveforms, batch_first=True),
             sample_counts=torch.tensor([len(waveform) for waveform in waveforms]),
@@ -107,17 +109,31 @@ class Assemble(Dataset[Batch]):
             token_counts=torch.tensor([len(ids) for ids in tokens]),
             ids=[cut.id for cut in cuts],
             texts=[transcript(cut) or "" for cut in cuts],
+            frame_targets=self._frame_targets(cuts, [(len(w), t) for w, t in heard]),
         )
 
-    def _waveform(self, cut: Cut, epoch: int, tokens: list[int]) -> NDArray[np.float32]:
+    def _frame_targets(
+        self, cuts: Sequence[Cut], heard: Sequence[tuple[int, Timing]]
+    ) -> Tensor | None:
+        if self._vocabulary is None or not any(is_aligned(cut) for cut in cuts):
+            return None
+        rows = [
+            frame_targets(cut, self._vocabulary, frame_count(samples), timing)
+            for cut, (samples, timing) in zip(cuts, heard, strict=True)
+        ]
+        return pad_sequence(rows, batch_first=True, padding_value=PADDING)
+
+    def _waveform(
+        self, cut: Cut, epoch: int, tokens: list[int]
+    ) -> tuple[NDArray[np.float32], Timing]:
         waveform = load_waveform(cut)
         if self._augmentation is None:
-            return waveform
+            return waveform, Timing()
         generator = np.random.default_rng([self._seed, epoch, zlib.crc32(cut.id.encode())])
         least = HOP_SAMPLES * max(1, frames_needed(tokens)) + OVERHANG_SAMPLES
-        waveform = augment(waveform, self._augmentation, generator, minimum_samples=least)
+        waveform, timing = augment(waveform, self._augmentation, generator, minimum_samples=least)
         # A codec packet or a rounded resampling may miss the last frame by a few samples.
-        return np.pad(waveform, (0, max(0, least - len(waveform))))
+        return np.pad(waveform, (0, max(0, least - len(waveform)))), timing
 
 
 def token_ids(cut: Cut, vocabulary: Vocabulary | None) -> list[int]:

@@ -19,6 +19,7 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+from rdsdk.data.alignment import SYMBOLS, aligned_items, alignment_problem
 from rdsdk.errors import ConfigError, DataError
 
 Source = str | Path
@@ -34,7 +35,9 @@ def read_cuts(source: Source | Sequence[Source], weights: Sequence[float] | None
     A source is one of
       * a JSONL manifest, a row a clip: ``id``, ``audio`` (path, relative to the manifest's folder),
         ``seconds``, and if known ``text`` ("" is a recording without words, an absent text an
-        unlabelled one), ``speaker``, ``source``, ``licence``, ``sample_rate`` (16 000 if absent);
+        unlabelled one), ``speaker``, ``source``, ``licence``, ``sample_rate`` (16 000 if absent),
+        ``alignment`` (symbols of the text with their times: [[symbol, start, end], ...] in
+        seconds);
       * a LibriSpeech folder, at any level above its ``*.trans.txt`` files;
       * a lhotse cuts manifest (JSONL, gzipped or not);
       * a lhotse Shar folder. It stays lazy, as it may be larger than a disk.
@@ -139,6 +142,7 @@ def _manifest_cuts(path: Path) -> Iterator[Cut]:
             row.get("text"),
             row.get("speaker"),
             custom,
+            row.get("alignment"),
         )
 
 
@@ -155,7 +159,7 @@ def _row_problem(row: Mapping[str, Any], rate: object) -> str | None:
         return f"seconds must be a positive number, got {seconds!r}"
     if not (text is None or isinstance(text, str)):
         return f"text must be text, or absent if unlabelled, got {text!r}"
-    return None
+    return alignment_problem(row.get("alignment"))
 
 
 def _cut(
@@ -166,12 +170,15 @@ def _cut(
     text: str | None,
     speaker: str | None,
     custom: dict[str, Any] | None,
+    alignment: list[tuple[str, float, float]] | None = None,
 ) -> MonoCut:
     seconds = samples / rate
     recording = Recording(name, [AudioSource("file", [0], str(audio))], rate, samples, seconds)
     spoken = SupervisionSegment(
         id=name, recording_id=name, start=0.0, duration=seconds, text=text, speaker=speaker
     )
+    if alignment is not None:
+        spoken.alignment = {SYMBOLS: aligned_items(alignment)}
     return MonoCut(
         id=name,
         start=0.0,

@@ -129,6 +129,10 @@ class Aligner:
             return ""
         return re.sub(r"\(\d+\)$", "", self._decoder.hyp().hypstr).upper()
 
+    def spelt(self, word: str) -> list[str]:
+        """The phones of a word by the dictionary's first entry for it; none if it has none."""
+        return (self._decoder.lookup_word(word.lower()) or "").split()
+
     def _decode(self, waveform: np.ndarray) -> bool:
         samples = (np.clip(waveform, -1.0, 32767 / 32768) * 32768).astype("<i2")
         self._decoder.start_utt()
@@ -156,6 +160,16 @@ def trusted_digits(
         and 0.18 <= span.seconds <= 0.9
         and aligner.hears(cut(waveform, span)) == span.word
     )
+
+
+def pronunciations(words: Iterable[str]) -> dict[str, list[str]]:
+    """The phones of each word.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed.
+    """
+    aligner = Aligner()
+    return {word: aligner.spelt(word) for word in words}
 
 
 _aligner: Aligner | None = None  # one a process: it takes half a second and 60 MB to load

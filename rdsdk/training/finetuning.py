@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rdsdk.data.alignment import PADDING
 from rdsdk.data.batches import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, TrainingError
+from rdsdk.errors import ConfigError, DataError, TrainingError
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
-from rdsdk.training.flat_start import PADDING, straight_alignment
+from rdsdk.training.flat_start import straight_alignment
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
@@ -72,6 +73,8 @@ class Regularisation:
         mel_start_steps: first steps, for a student from scratch, in which the extractor learns
             log-mel energies; see ``rdsdk.training.mel_start``. With several processes they need
             the strategy ``ddp_find_unused_parameters_true``.
+        aligned_start_steps: steps after these that classify the frames of utterances with an
+            alignment instead of CTC; see ``rdsdk.data.alignment``.
         flat_start_steps: steps after these that learn a straight-line alignment of single words
             instead of CTC; see ``rdsdk.training.flat_start``.
     """
@@ -81,6 +84,7 @@ class Regularisation:
     chunk_frames: tuple[int | None, ...] = ()
     left_frames: int | None = None
     mel_start_steps: int = 0
+    aligned_start_steps: int = 0
     flat_start_steps: int = 0
 
 
@@ -157,19 +161,19 @@ class Finetuning(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
         chosen = self.regularisation
-        if self.mel_head is not None and self.global_step < chosen.mel_start_steps:
+        mel_until = chosen.mel_start_steps
+        aligned_until = mel_until + chosen.aligned_start_steps
+        flat_until = aligned_until + chosen.flat_start_steps
+        if self.mel_head is not None and self.global_step < mel_until:
             frames = self.student.extractor(batch.waveforms)
             predicted = self.mel_head(self.student.encoder.project(frames))
             loss = mel_loss(predicted, batch.waveforms, counts)
         else:
             log_probs = self._log_probs(batch, counts, batch_index)
-            if self.global_step < chosen.mel_start_steps + chosen.flat_start_steps:
-                targets = straight_alignment(
-                    batch.waveforms, counts, batch.tokens, batch.token_counts, self.vocabulary.blank
-                )
-                several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
-                targets[several.to(targets.device)] = PADDING
-                loss = F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING)
+            if self.global_step < aligned_until:
+                loss = self._aligned_loss(log_probs, batch)
+            elif self.global_step < flat_until:
+                loss = self._flat_loss(log_probs, counts, batch)
             else:
                 loss = self._loss(log_probs, counts, batch)
         if not torch.isfinite(loss):
@@ -203,6 +207,24 @@ class Finetuning(L.LightningModule):
         )
         assert output.log_probs is not None
         return output.log_probs
+
+    def _aligned_loss(self, log_probs: Tensor, batch: Batch) -> Tensor:
+        """Mean over the frames that have a target of -log P(target)."""
+        if batch.frame_targets is None:
+            raise DataError(
+                "aligned_start_steps needs utterances with an alignment, and none of the batch "
+                f"has one: {', '.join(batch.ids)}; make such a corpus (python -m rdsdk.data.phones)"
+            )
+        return F.nll_loss(log_probs.transpose(1, 2), batch.frame_targets, ignore_index=PADDING)
+
+    def _flat_loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+        """The same with a straight-line alignment; rows of several words are left out."""
+        targets = straight_alignment(
+            batch.waveforms, counts, batch.tokens, batch.token_counts, self.vocabulary.blank
+        )
+        several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
+        targets[several.to(targets.device)] = PADDING
+        return F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING)
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """Sum over the batch of -log P(text), over the number of frames: even across lengths."""

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rdsdk.data.alignment import PADDING
 from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 
-PADDING = -100
-"""The target of frames that hold no part of an utterance."""
 AUDIBLE_DB = 25.0
 """How far below its loudest frame an utterance counts as audible."""
 

@@ -4,6 +4,7 @@ import json
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,11 @@ from rdsdk.errors import ConfigError, DataError
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 RATE = 16_000
+
+
+def augmented(*arguments: Any, **settings: Any) -> np.ndarray:
+    """The waveform alone."""
+    return augment(*arguments, **settings)[0]
 
 
 def tone(hertz: float, seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
@@ -118,7 +124,7 @@ def test_gain_is_in_decibels_and_clips_at_full_scale() -> None:
 
 def test_the_default_changes_nothing() -> None:
     voice = speech()
-    np.testing.assert_array_equal(augment(voice, Augmentation(), np.random.default_rng(0)), voice)
+    np.testing.assert_array_equal(augmented(voice, Augmentation(), np.random.default_rng(0)), voice)
 
 
 def test_everything_together_is_seeded_bounded_and_different(noise_folder: Path) -> None:
@@ -135,7 +141,7 @@ def test_everything_together_is_seeded_bounded_and_different(noise_folder: Path)
     voice = speech()
     before = voice.copy()
     once, again, other = (
-        augment(voice, everything, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        augmented(voice, everything, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(once, again)
     np.testing.assert_array_equal(voice, before)  # the input is not written to
@@ -150,7 +156,7 @@ def test_each_part_happens_as_often_as_its_probability() -> None:
     rng = np.random.default_rng(0)
     voice = tone(440, 0.1, amplitude=0.1)
     sometimes = Augmentation(speed_probability=0.25, gain_probability=0.75, gain_db=(-6.0, -3.0))
-    results = [augment(voice, sometimes, rng) for _ in range(2_000)]
+    results = [augmented(voice, sometimes, rng) for _ in range(2_000)]
     # A factor within half a sample of 1 leaves the length alone: about one draw in a hundred.
     assert np.mean([len(result) != len(voice) for result in results]) == pytest.approx(
         0.25, abs=0.03
@@ -160,7 +166,7 @@ def test_each_part_happens_as_often_as_its_probability() -> None:
 
 def test_silence_goes_to_both_ends_and_keeps_the_speech() -> None:
     voice = np.ones(1_000, np.float32)
-    padded = augment(voice, Augmentation(silence_probability=1.0), np.random.default_rng(3))
+    padded = augmented(voice, Augmentation(silence_probability=1.0), np.random.default_rng(3))
     spoken = np.flatnonzero(padded)
     before, after = spoken[0], len(padded) - 1 - spoken[-1]
     assert (len(spoken), spoken[-1] - spoken[0]) == (1_000, 999)
@@ -169,11 +175,25 @@ def test_silence_goes_to_both_ends_and_keeps_the_speech() -> None:
     assert before != after
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_click_is_heard_where_the_timing_says(seed: int) -> None:
+    clicks = np.zeros(RATE, np.float32)
+    clicks[[3_000, 12_000]] = 0.5
+    moved = Augmentation(
+        speed=(0.7, 1.4), speed_probability=0.7, silence_probability=0.7, gain_probability=0.5
+    )
+    waveform, timing = augment(clicks, moved, np.random.default_rng(seed))
+    for sample in (3_000, 12_000):
+        expected = (sample / RATE / timing.speed + timing.start) * RATE
+        near = np.abs(waveform[round(expected) - 400 : round(expected) + 400])
+        assert near.argmax() - 400 + round(expected) == pytest.approx(expected, abs=2)
+
+
 def test_one_setting_does_not_shift_the_draws_of_another() -> None:
     voice = tone(440)
     gain = {"gain_probability": 1.0, "gain_db": (-20.0, -1.0)}
-    alone = augment(voice, Augmentation(**gain), np.random.default_rng(5))
-    quiet = augment(
+    alone = augmented(voice, Augmentation(**gain), np.random.default_rng(5))
+    quiet = augmented(
         voice, Augmentation(narrow_band_probability=1.0, **gain), np.random.default_rng(5)
     )
     assert np.abs(quiet).max() == pytest.approx(np.abs(alone).max(), rel=0.02)
@@ -181,8 +201,8 @@ def test_one_setting_does_not_shift_the_draws_of_another() -> None:
 
 def test_the_speed_up_stops_at_the_samples_a_transcript_needs() -> None:
     fast = Augmentation(speed=(2.0, 2.0), speed_probability=1.0)
-    free = augment(tone(440), fast, np.random.default_rng(0))
-    held = augment(tone(440), fast, np.random.default_rng(0), minimum_samples=12_000)
+    free = augmented(tone(440), fast, np.random.default_rng(0))
+    held = augmented(tone(440), fast, np.random.default_rng(0), minimum_samples=12_000)
     assert len(free) == pytest.approx(8_000, abs=2)
     assert len(held) == pytest.approx(12_000, abs=2)
 
@@ -276,10 +296,10 @@ def test_all_of_it_takes_less_than_a_hundredth_of_real_time(noise_folder: Path) 
         gain_probability=1.0,
     )
     voice, rng = np.tile(speech(), 2), np.random.default_rng(0)
-    augment(voice, everything, rng)
+    augmented(voice, everything, rng)
     begin = time.process_time()
     for _ in range(20):
-        augment(voice, everything, rng)
+        augmented(voice, everything, rng)
     used = time.process_time() - begin
     assert used < 20 * len(voice) / RATE / 100
 
@@ -291,7 +311,7 @@ def test_augmenting_warns_of_nothing_on_short_and_silent_input() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for length in (0, 1, 10, 400):
-            result = augment(np.zeros(length, np.float32), everything, np.random.default_rng(0))
+            result = augmented(np.zeros(length, np.float32), everything, np.random.default_rng(0))
             assert not result.any()
 
 

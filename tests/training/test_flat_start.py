@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from rdsdk.training.flat_start import PADDING, straight_alignment
+from rdsdk.data.alignment import PADDING
+from rdsdk.training.flat_start import straight_alignment
 
 
 def test_the_text_lies_over_the_audible_part_and_blank_around_it() -> None:

@@ -1,0 +1,42 @@
+"""The phone corpus: real sentences, their phones in order and inside their words."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.phones import PHONES, USUAL_LENGTH, main, phones_of
+from rdsdk.data.word_clips import Words, WordSpan
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech" / "manifest.jsonl"
+
+
+def test_a_words_time_is_shared_as_its_phones_usually_last() -> None:
+    words = Words("a", (WordSpan("a", "SEE", 1.0, 1.23, 0.0),), ())
+    (first, second) = phones_of(words, {"SEE": ["S", "IY"]})
+    assert first == ("S", 1.0, pytest.approx(1.12, abs=1e-3))
+    assert second == ("IY", first[2], 1.23)
+    assert USUAL_LENGTH["S"] > USUAL_LENGTH["IY"]
+
+
+def test_real_speech_becomes_an_aligned_corpus(tmp_path: Path) -> None:
+    arguments = ["--train", str(SPEECH), "--dev", str(SPEECH), "--out", str(tmp_path)]
+    assert main([*arguments, "--workers", "1"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == len(SPEECH.read_text().splitlines())
+    for row in rows:
+        assert row["text"].split() == [phone for phone, _, _ in row["alignment"]]
+        assert set(row["text"].split()) <= set(PHONES)
+        edges = [edge for _, start, end in row["alignment"] for edge in (start, end)]
+        assert edges == sorted(edges)
+        assert edges[-1] <= row["seconds"] + 0.02
+        assert soundfile.info(tmp_path / row["audio"]).samplerate == 16_000
+    assert len(read_cuts(tmp_path / "train.jsonl")) == len(rows)
+
+
+def test_a_missing_manifest_is_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = str(tmp_path / "none.jsonl")
+    assert main(["--train", nowhere, "--dev", nowhere, "--out", str(tmp_path)]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
