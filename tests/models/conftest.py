@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from rdsdk.models.config import EncoderConfig, preset
 from rdsdk.models.student import Student
+
+# Under --import-mode=importlib a test cannot import its neighbours without this.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def sharpen(student: Student) -> Student:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import released_student
 import torch
 import yaml
 
@@ -39,9 +41,49 @@ def test_an_imported_checkpoint_gives_the_released_codes_outputs(tmp_path: Path)
 
 
 @torch.no_grad()
-def test_the_papers_reuse_does_not_give_the_released_outputs() -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize(
+    ("pattern", "owners"),
+    [("[True, False, False] * 2", (0, 0, 0, 3, 3, 3)), ("[True] * 3 + [False]", (0, 1, 2, 2))],
+)
+def test_other_widths_and_patterns_give_the_released_outputs_too(
+    tmp_path: Path, section: dict[str, object], pattern: str, owners: tuple[int, ...]
+) -> None:
+    convs = [(8, 10, 5), (24, 1, 1), *[(24, 3, 2)] * 4, (40, 1, 1), *[(40, 2, 2)] * 2]
+    own = [layer == owner for layer, owner in enumerate(owners)]
+    weights = released_student.random_weights(convs, 36, 52, own, 32, 3, 20)
+    changes = {
+        "conv_feature_layers": "[(8, 10, 5)] + [(24, 1, 1)] + [(24, 3, 2)] * 4 + [(40, 1, 1)] "
+        "+ [(40, 2, 2)] * 2",
+        "conv_pos": 32,
+        "conv_pos_groups": 3,
+        "encoder_layers": len(owners),
+        "encoder_embed_dim": 36,
+        "encoder_ffn_embed_dim": 52,
+        "encoder_attention_heads": 6,
+        "reuse_pattern": pattern,
+    }
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump({"distiller": {**section, **changes}}))
+    named = {f"student_model.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": named}, tmp_path / "student.ckpt")
+    student = import_official(tmp_path / "student.ckpt", tmp_path / "student.yaml").student
+    assert student.config.map_owner == owners
+    waveform = torch.randn(20_000) * 0.1
+    layers, projections = released_student.layers_and_projections(
+        weights, convs, own, 6, 3, waveform
+    )
+    output, _ = student(waveform[None])
+    for ours, theirs in zip(output.hidden, layers, strict=True):
+        np.testing.assert_allclose(ours[0], theirs, atol=1e-4)
+    for ours, theirs in zip(student.project(output.hidden), projections, strict=True):
+        np.testing.assert_allclose(ours[0], theirs, atol=1e-4)
+    # Negative control: a map that is not put through the second softmax shows.
+    student.encoder.config = replace(student.config, reused_map="as_is")
+    wrong, _ = student(waveform[None])
+    assert (wrong.hidden[-1][0] - layers[-1]).abs().max() > 1e-2
 
+
+@torch.no_grad()
+def test_the_papers_reuse_does_not_give_the_released_outputs() -> None:
     student = import_official(CKPT, YAML).student
     student.encoder.config = replace(student.config, reused_map="as_is")
     published = np.load(ASSETS / "official_student_tiny.npz")
