@@ -24,6 +24,15 @@ def melody(text: str, rng: np.random.Generator) -> np.ndarray:
     return (waveform + 0.003 * rng.normal(size=len(waveform))).astype(np.float32)
 
 
+def alignment(text: str) -> list[list[object]]:
+    """When each letter of a melody sounds: [[letter, start, end], ...] in seconds."""
+    starts = [0.1 + index * (LETTER_SECONDS + 0.04) for index in range(len(text))]
+    return [
+        [letter, round(start, 3), round(start + LETTER_SECONDS, 3)]
+        for letter, start in zip(text, starts, strict=True)
+    ]
+
+
 def write_corpus(folder: Path, clips: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     rows = []
@@ -39,6 +48,7 @@ def write_corpus(folder: Path, clips: int, seed: int) -> Path:
                 "seconds": len(waveform) / 16_000,
                 "text": text,
                 "speaker": "piano",
+                "alignment": alignment(text),
             }
         )
     manifest = folder / f"corpus-{seed}.jsonl"

@@ -13,8 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rdsdk.data.alignment import frame_targets
+from rdsdk.data.augment import Timing
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, TrainingError
+from rdsdk.errors import ConfigError, DataError, TrainingError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import EncoderConfig, extractor_convs, preset
 from rdsdk.models.student import Student
@@ -60,6 +64,44 @@ def test_a_run_learns_keeps_its_best_and_logs(recipe: Path, tmp_path: Path) -> N
     assert best.vocabulary == Vocabulary.characters()
     assert list((run / "events").glob("events.out.*"))
     assert not (run / "resume.ckpt").exists()
+
+
+def test_an_aligned_start_teaches_the_letters_and_where_they_are(
+    recipe: Path, corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    arguments = ["--config", str(recipe), "--optimisation.steps", "240"]
+    starts = ["--regularisation.mel_start_steps", "40"]
+    starts += ["--regularisation.aligned_start_steps", "200"]
+    fast = ["--optimisation.learning_rate", "4e-3", "--validate_every_steps", "240"]
+    assert main([*arguments, *starts, *fast]) == 0
+    best = checkpoint.load(tmp_path / "run" / "best")
+    assert best.vocabulary is not None
+    right = frames = 0
+    for cut in read_cuts(corpus[1]):
+        waveform = torch.from_numpy(load_waveform(cut))
+        with torch.no_grad():
+            output, _ = best.student(waveform[None])
+        assert output.log_probs is not None
+        heard = output.log_probs[0].argmax(dim=-1)
+        said = frame_targets(cut, best.vocabulary, len(heard), Timing())
+        voiced = said != best.vocabulary.blank
+        right += int((heard == said)[voiced].sum())
+        frames += int(voiced.sum())
+    assert right > 0.6 * frames
+
+
+def test_an_aligned_start_without_alignments_says_what_is_missing(
+    recipe: Path, corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in corpus[0].read_text().splitlines()]
+    for row in rows:
+        row["audio"] = str(corpus[0].parent / row["audio"])
+        del row["alignment"]
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe.write_text(recipe.read_text().replace(str(corpus[0]), str(plain)))
+    with pytest.raises(DataError, match="needs utterances with an alignment"):
+        main(["--config", str(recipe), "--regularisation.aligned_start_steps", "4"])
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
