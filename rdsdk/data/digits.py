@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,20 @@ def summarise(rows: Sequence[dict[str, Any]], recipes: Sequence[dict[str, Any]])
     return kinds
 
 
+def sentence_rows(sentences: Sequence[Mapping[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Rows of ``sentences.jsonl``: every recording of ordinary speech as it is, text "". Read-aloud
+    digit words count as no digits. The recordings stay where they are."""
+    return [
+        {
+            **{key: row[key] for key in ("seconds", "speaker", "source", "licence")},
+            "id": f"sentence-{row['id']}",
+            "audio": os.path.relpath(row["audio"], out),
+            "text": "",
+        }
+        for row in sentences
+    ]
+
+
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -228,6 +242,7 @@ def make_corpus(plan: Plan, console: Console) -> dict[str, Any]:
         dev_negative = make_dev_negative(plan.dev_speech, plan.out, plan.seed)
         _write_rows(plan.out / "dev.jsonl", dev)
         _write_rows(plan.out / "dev_negative.jsonl", dev_negative)
+        _write_rows(plan.out / "sentences.jsonl", sentence_rows(bank.sentences, plan.out))
         # Line by line, so that what is there after an interruption is listed and usable.
         with (plan.out / "train.jsonl").open("w", encoding="utf-8") as manifest:
             for row, recipe in make_training(plan, bank, progress):

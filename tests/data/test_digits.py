@@ -14,6 +14,7 @@ from rdsdk.data.acoustics import SAMPLE_RATE, frame_levels_db
 from rdsdk.data.digit_clips import KINDS, frames_needed, isolated, string
 from rdsdk.data.digit_sources import Bank, Token, cut_digits, may_stand_alone, read_noises
 from rdsdk.data.digits import Plan, clip_counts, main, make_corpus
+from rdsdk.data.manifest import read_cuts
 from rdsdk.data.other_clips import crop, sentence, turned_round
 from rdsdk.data.word_clips import DIGITS, Words, WordSpan
 from rdsdk.errors import ConfigError, DataError
@@ -212,6 +213,14 @@ def test_the_development_speaker_is_in_dev_and_nowhere_in_train(built: Path) -> 
 def test_dev_negatives_are_sentences_without_digit_words(built: Path) -> None:
     (row,) = rows_of(built / "out" / "dev_negative.jsonl")
     assert (row["id"], row["text"], row["seconds"]) == ("dev-negative-plain", "", 4.0)
+
+
+def test_the_sentences_are_listed_where_they_lie_and_without_words(built: Path) -> None:
+    rows = rows_of(built / "out" / "sentences.jsonl")
+    spoken = rows_of(built / "speech" / "speech.jsonl")
+    assert {row["id"] for row in rows} >= {f"sentence-{row['id']}" for row in spoken}
+    assert {row["text"] for row in rows} == {""}
+    assert len(read_cuts(built / "out" / "sentences.jsonl")) == len(rows)
 
 
 def test_a_seed_repeats_the_corpus_whatever_the_workers_and_another_does_not(inputs: Path) -> None:
