@@ -1,4 +1,4 @@
-"""rdsdk: distil a speech model into a small student, export it, run it on recordings.
+"""rdsdk: distil a speech model into a small student, export it, run it on files and microphones.
 
 The public names are imported when they are first used, so ``import rdsdk`` stays light.
 """
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from rdsdk.audio.files import TruncatedAudioWarning as TruncatedAudioWarning
     from rdsdk.audio.files import duration_seconds as duration_seconds
     from rdsdk.audio.files import read_blocks as read_blocks
+    from rdsdk.audio.microphone import InputDevice as InputDevice
+    from rdsdk.audio.microphone import Microphone as Microphone
+    from rdsdk.audio.microphone import SilentMicrophoneWarning as SilentMicrophoneWarning
+    from rdsdk.audio.microphone import input_devices as input_devices
     from rdsdk.decoding.segment import Segment as Segment
     from rdsdk.decoding.segment import Word as Word
     from rdsdk.errors import AudioError as AudioError
@@ -36,6 +40,10 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(
         ("TruncatedAudioWarning", "duration_seconds", "read_blocks"), "rdsdk.audio.files"
+    ),
+    **dict.fromkeys(
+        ("InputDevice", "Microphone", "SilentMicrophoneWarning", "input_devices"),
+        "rdsdk.audio.microphone",
     ),
     **dict.fromkeys(("Segment", "Word"), "rdsdk.decoding.segment"),
     **dict.fromkeys(

@@ -29,9 +29,10 @@ _ELSEWHERE = {
     "import": _Elsewhere("rdsdk.models.importers", "train", "published checkpoint -> ours"),
 }
 _HERE = {
-    "transcribe": "recordings -> text",
+    "transcribe": "recordings or a microphone -> text",
     "features": "a recording -> hidden states in a .npy file",
     "info": "what a model says about itself",
+    "doctor": "what listening needs, and whether the microphone hears",
 }
 INTERRUPTED = 130
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rdsdk.audio.samples import SAMPLE_RATE, Resampler, check_sample_rate
+from rdsdk.audio.samples import Resampler, check_sample_rate
 from rdsdk.errors import ConfigError, DeviceError
 
 _POLL_SECONDS = 0.1
@@ -139,6 +139,11 @@ class Microphone:
     def dropped_seconds(self) -> float:
         """How much sound was dropped because it was not taken in time."""
         return self._dropped / self.sample_rate if self.sample_rate else 0.0
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How much sound waits to be taken: how far the listener is behind."""
+        return self._waiting.qsize() * self.block_seconds
 
     def open(self) -> None:
         """Start listening; nothing happens if the device is open already.
@@ -289,12 +294,3 @@ def _cannot_open(device: int | str | None, error: Exception) -> str:
         names = []
     listed = f"inputs here: {', '.join(names)}" if names else "this machine has no sound input"
     return f"{which} cannot be opened: {error}; {listed}"
-
-
-__all__ = [
-    "SAMPLE_RATE",
-    "InputDevice",
-    "Microphone",
-    "SilentMicrophoneWarning",
-    "input_devices",
-]

@@ -1,4 +1,4 @@
-"""``rdsdk transcribe``: recordings to text, each segment as soon as it is final."""
+"""``rdsdk transcribe``: recordings or a microphone to text, each segment as soon as it is final."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rdsdk.audio import files
+from rdsdk.commands import live
 from rdsdk.commands.console import complain, warnings_in_one_line
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, ConfigError
@@ -26,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``rdsdk transcribe``."""
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
-        help="a sound file (wav, flac, ogg, opus, mp3), or - for raw 16-bit samples on stdin",
+        help="a sound file (wav, flac, ogg, opus, mp3), or - for raw 16-bit samples on stdin; "
+        "without any, the microphone is heard until Ctrl-C",
     )
     parser.add_argument(
         "--model",
@@ -46,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HZ",
         help="sample rate of raw samples on stdin: 16-bit, little endian, mono (default: 16000)",
     )
+    listening = parser.add_argument_group("listening to a microphone")
+    listening.add_argument(
+        "--device", help="a number or a part of a name, as `rdsdk doctor` lists them"
+    )
+    listening.add_argument(
+        "--record", type=Path, metavar="WAV", help="also keep what is heard in this file"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,6 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.files.count(STDIN) > 1:
         raise ConfigError("- is given more than once, but there is only one standard input")
     recognizer = load(arguments.model, arguments.threads)
+    if not arguments.files:
+        return live.run(recognizer, arguments)
+    for option in ("device", "record"):
+        if getattr(arguments, option) is not None:
+            raise ConfigError(f"--{option} is for a microphone; leave it or the files out")
     recognizer.stream()  # a model without text fails here, once, and not for each file
     failed = False
     for name in arguments.files:
@@ -83,10 +97,11 @@ def _transcribe(recognizer: Recognizer, name: str, arguments: argparse.Namespace
             if not sys.stdout.isatty() and sys.stderr.isatty():
                 blocks = stack.enter_context(_progress(name, blocks))
         for segment in recognizer.transcribe(blocks):
-            _show(segment, name, arguments)
+            show(segment, name, arguments)
 
 
-def _show(segment: Segment, name: str, arguments: argparse.Namespace) -> None:
+def show(segment: Segment, name: str, arguments: argparse.Namespace) -> None:
+    """Print a segment in the form that was asked for."""
     if arguments.json:
         print(json.dumps({"file": name, **asdict(segment)}, ensure_ascii=False), flush=True)
         return

@@ -13,14 +13,14 @@ import rdsdk.pretrained
 from rdsdk.audio import files
 from rdsdk.audio.samples import SAMPLE_RATE, from_array, mono
 from rdsdk.decoding.segment import Segment
-from rdsdk.errors import AudioError, ModelError
+from rdsdk.errors import AudioError, DeviceError, ModelError
 from rdsdk.runtime.card import Card
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.stream import Stream, frame_source
 
 DEFAULT_MODEL = "digits"
-# A path; or (samples, sample rate); or blocks (S,) at 16 kHz as they come.
+# A path; or (samples, sample rate); or blocks (S,) at 16 kHz as they come, as from a Microphone.
 Source = str | Path | tuple[Any, float] | Iterable[np.ndarray]
 
 
@@ -63,12 +63,15 @@ class Recognizer:
 
         Args:
             source: a path; or ``(samples, sample_rate)`` with samples (S,) or (S, channels); or
-                an iterable of blocks (S,) float32 at 16 kHz, which may never end.
+                an iterable of blocks (S,) float32 at 16 kHz, which may never end, as a
+                ``Microphone`` does.
             rules: when a segment is over.
 
         Raises:
             AudioError: the source cannot be read, or holds no sound. Samples that are not numbers
                 in the midst of a recording raise after the segments before them were given.
+            DeviceError: the microphone cannot be opened, or went away; what was heard until then
+                is given as final segments first, and so it is on Ctrl-C.
             ModelError: the model gives features and no text, or fails.
         """
         # Not a generator itself: a wrong path or model fails here and not at the first segment.
@@ -181,6 +184,11 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Iterator[Segment]:
     with stream:
-        for block in blocks:
-            yield from stream.feed(block)
+        try:
+            for block in blocks:
+                yield from stream.feed(block)
+        except (DeviceError, KeyboardInterrupt):
+            # What was heard until the microphone went away, or until Ctrl-C, is not lost.
+            yield from stream.finish()
+            raise
         yield from stream.finish()

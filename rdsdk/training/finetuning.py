@@ -215,7 +215,7 @@ class Finetuning(L.LightningModule):
                 "aligned_start_steps needs utterances with an alignment, and none of the batch "
                 f"has one: {', '.join(batch.ids)}; make such a corpus (python -m rdsdk.data.phones)"
             )
-        return F.nll_loss(log_probs.transpose(1, 2), batch.frame_targets, ignore_index=PADDING)
+        return _classification_loss(log_probs, batch.frame_targets)
 
     def _flat_loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """The same with a straight-line alignment; rows of several words are left out."""
@@ -224,7 +224,7 @@ class Finetuning(L.LightningModule):
         )
         several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
         targets[several.to(targets.device)] = PADDING
-        return F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING)
+        return _classification_loss(log_probs, targets)
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """Sum over the batch of -log P(text), over the number of frames: even across lengths."""
@@ -305,3 +305,9 @@ class Finetuning(L.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
+    """-log P(target), mean over the frames that have one; 0 for a batch in which none has."""
+    total = F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING, reduction="sum")
+    return total / (targets != PADDING).sum().clamp(min=1)

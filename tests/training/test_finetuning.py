@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from rdsdk.data.alignment import frame_targets
 from rdsdk.data.augment import Timing
+from rdsdk.data.batch import Batch
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
@@ -220,6 +221,20 @@ def test_a_loss_that_is_not_finite_names_its_utterances(recipe: Path, tmp_path: 
     recipe.write_text(text)
     with pytest.raises(TrainingError, match="melody-0-"):
         main(["--config", str(recipe)])
+
+
+def test_a_batch_without_any_target_teaches_nothing_and_breaks_nothing() -> None:
+    vocabulary = Vocabulary.characters()
+    student = Student(preset("tiny"), symbols=len(vocabulary))
+    module = Finetuning(student, vocabulary, Optimisation(), Regularisation())
+    tokens = torch.tensor([vocabulary.encode("A B")])
+    waveforms = 0.1 * torch.randn(1, 16_080)
+    batch = Batch(waveforms, torch.tensor([16_080]), tokens, torch.tensor([3]), ["a"], ["A B"])
+    output, _ = student(waveforms)
+    assert output.log_probs is not None
+    assert module._flat_loss(output.log_probs, batch.frame_counts, batch).item() == 0.0
+    one = Batch(waveforms, batch.sample_counts, tokens, batch.token_counts, ["a"], ["AB"])
+    assert module._flat_loss(output.log_probs, batch.frame_counts, one).item() > 0.0
 
 
 def test_contexts_are_drawn_alike_on_every_device_and_after_a_resume() -> None:
