@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mobile_export.executorch import export
+from mobile_export.programs import in_context
 from mobile_export.quantize import PRECISIONS
 from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint
@@ -31,8 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--measured", type=Path, help="a JSON object of figures to put into the card"
     )
+    context = parser.add_argument_group("latency of a streaming student")
+    context.add_argument(
+        "--chunk-frames", type=int, metavar="N", help="frames of 20 ms heard at once"
+    )
+    context.add_argument(
+        "--left-frames", type=int, metavar="N", help="frames before the chunk that it sees"
+    )
     options = parser.parse_args(arguments)
     source = checkpoint.load(options.checkpoint)
+    if options.chunk_frames is not None or options.left_frames is not None:
+        source = in_context(source, options.chunk_frames, options.left_frames)
     measured = None if options.measured is None else _figures(options.measured)
     print("lowering; this takes a minute or two", file=sys.stderr, flush=True)
     made = export(source, options.output, options.precision, options.name, measured)

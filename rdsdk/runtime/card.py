@@ -178,6 +178,7 @@ def _check(card: Card) -> None:
                 f"a chunk of {chunk} samples is outside forward's {method.min_samples} to "
                 f"{method.max_samples}"
             )
+    _positive(card.architecture, "width")
     if not card.hidden_layers:
         raise _CardFault("hidden_layers is empty")
 

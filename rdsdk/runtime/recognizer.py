@@ -18,6 +18,7 @@ from rdsdk.runtime.card import Card
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.stream import Stream, frame_source
+from rdsdk.runtime.transcription import OnSegment, Transcription
 
 DEFAULT_MODEL = "digits"
 # A path; or (samples, sample rate); or blocks (S,) at 16 kHz as they come, as from a Microphone.
@@ -58,14 +59,25 @@ class Recognizer:
         """
         return Stream(self._program, rules, partials)
 
-    def transcribe(self, source: Source, rules: EndpointRules | None = None) -> Iterator[Segment]:
-        """The final segments of a recording, each as soon as it is final.
+    def transcribe(
+        self,
+        source: Source,
+        rules: EndpointRules | None = None,
+        *,
+        partials: bool = False,
+        on_segment: OnSegment | None = None,
+    ) -> Transcription:
+        """The segments of a recording or a microphone, each as soon as it is final.
+
+        The result is iterated with ``for`` or ``async for``; see ``Transcription``.
 
         Args:
             source: a path; or ``(samples, sample_rate)`` with samples (S,) or (S, channels); or
                 an iterable of blocks (S,) float32 at 16 kHz, which may never end, as a
                 ``Microphone`` does.
             rules: when a segment is over.
+            partials: also give what is still being said, each time it changes.
+            on_segment: called with each segment as it is given.
 
         Raises:
             AudioError: the source cannot be read, or holds no sound. Samples that are not numbers
@@ -75,7 +87,8 @@ class Recognizer:
             ModelError: the model gives features and no text, or fails.
         """
         # Not a generator itself: a wrong path or model fails here and not at the first segment.
-        return _segments(self.stream(rules, partials=False), _blocks(source))
+        segments = _segments(self.stream(rules, partials), _blocks(source))
+        return Transcription(segments, on_segment)
 
     def features(self, source: Source, layer: int = -1) -> np.ndarray:
         """The hidden states (T, D) float32 of a recording, 50 a second.
@@ -118,21 +131,27 @@ def load(model: str | Path = DEFAULT_MODEL, threads: int | None = None) -> Recog
     return Recognizer(Program(_resolve(model), threads))
 
 
-def transcribe(source: Source, model: str | Path | Recognizer | None = None) -> Iterator[Segment]:
-    """The final segments of a recording: ``Recognizer.transcribe`` with a model kept loaded.
+def transcribe(
+    source: Source,
+    model: str | Path | Recognizer | None = None,
+    *,
+    partials: bool = False,
+    on_segment: OnSegment | None = None,
+) -> Transcription:
+    """The segments of a source: ``Recognizer.transcribe`` with a model kept loaded.
 
     Args:
-        source: as for ``Recognizer.transcribe``.
+        source, partials, on_segment: as for ``Recognizer.transcribe``.
         model: a recogniser, a path or a bundled name; None is the bundled default.
 
     Raises:
         AudioError, ModelError: as ``load`` and ``Recognizer.transcribe``.
     """
-    if isinstance(model, Recognizer):
-        return model.transcribe(source)
-    path = _resolve(DEFAULT_MODEL if model is None else model)
-    changed = path.stat().st_mtime_ns if path.is_file() else 0
-    return _kept(path.absolute(), changed).transcribe(source)
+    if not isinstance(model, Recognizer):
+        path = _resolve(DEFAULT_MODEL if model is None else model)
+        changed = path.stat().st_mtime_ns if path.is_file() else 0
+        model = _kept(path.absolute(), changed)
+    return model.transcribe(source, partials=partials, on_segment=on_segment)
 
 
 @lru_cache(maxsize=2)

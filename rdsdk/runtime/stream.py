@@ -53,6 +53,7 @@ class Stream:
             )
         self._partials = partials
         self._sample_rate = card.sample_rate
+        self._width = int(card.architecture["width"])
         self._frames = frame_source(program)
         decoder = GreedyDecoder(card.vocabulary, card.frame_seconds)
         self._segmenter = Segmenter(decoder, rules or EndpointRules())
@@ -66,6 +67,7 @@ class Stream:
         self._ready: list[Segment] = []
         self._shown = ""
         self._samples = 0
+        self._ended = False  # no more sound, though the last segments may not be given yet
         self._over = False
 
     @property
@@ -85,13 +87,34 @@ class Stream:
             ConfigError: after ``finish``, or with another rate than before: call ``reset`` first.
             ModelError: the program failed; the block is kept and the next feed tries it again.
         """
-        if self._over:
-            raise ConfigError("this stream is finished; call reset() to use it again")
+        self._require_open()
         samples = mono(block, "the block")
         waveform = self._resampled(samples, sample_rate)
         self._samples += len(waveform)
         self._decode(self._frames.feed(waveform))
         return self._take(partials=self._partials)
+
+    def features(self, block: Any = None, sample_rate: float = SAMPLE_RATE) -> np.ndarray:
+        """The hidden states (T, D) float32 of the frames that a block completed, in the same pass
+        as its text: ``feed`` and ``finish`` give the segments of what was heard here.
+
+        Without a block there is no more sound, and the frames that remain are given; ``finish``
+        then gives the last segments.
+
+        Raises:
+            AudioError, ConfigError, ModelError: as ``feed``.
+        """
+        self._require_open()
+        if block is None:
+            self._ended = True
+            outputs = [*self._frames.feed(self._rest()), *self._frames.finish()]
+        else:
+            waveform = self._resampled(mono(block, "the block"), sample_rate)
+            self._samples += len(waveform)
+            outputs = list(self._frames.feed(waveform))
+        self._decode(iter(outputs))
+        nothing = np.zeros((0, self._width), np.float32)
+        return np.concatenate([nothing, *(output.hidden for output in outputs)])
 
     def finish(self) -> list[Segment]:
         """There is no more sound: the last segments, all final. A second call gives none.
@@ -101,13 +124,10 @@ class Stream:
         """
         if self._over:
             return []
-        if self._resampler is not None:
-            rest, self._resampler = self._resampler.finish(), None
-            self._samples += len(rest)
-            self._decode(self._frames.feed(rest))
+        self._decode(self._frames.feed(self._rest()))
         self._decode(self._frames.finish())
         self._ready += self._segmenter.finish(self.seconds)
-        self._over = True
+        self._ended = self._over = True
         return self._take(partials=False)
 
     def __enter__(self) -> Stream:
@@ -121,7 +141,19 @@ class Stream:
     ) -> None:
         """Let go of the sound; what ``finish`` was not asked for is lost."""
         self.reset()
-        self._over = True
+        self._ended = self._over = True
+
+    def _require_open(self) -> None:
+        if self._ended:
+            raise ConfigError("this stream is finished; call reset() to use it again")
+
+    def _rest(self) -> np.ndarray:
+        """What is still inside the resampler, once."""
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
+        rest, self._resampler = self._resampler.finish(), None
+        self._samples += len(rest)
+        return rest
 
     def _resampled(self, samples: np.ndarray, sample_rate: float) -> np.ndarray:
         if self._resampler is None:

@@ -12,12 +12,13 @@ import torch
 import mobile_export.executorch as executorch_room
 from mobile_export.cli import main
 from mobile_export.executorch import Exported, export
+from mobile_export.programs import in_context
 from mobile_export.quantize import quantize
 from mobile_export.verify import check_structure, verify
 from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
-from rdsdk.models.config import preset
+from rdsdk.models.config import Context, preset
 from rdsdk.models.student import Student
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.recognizer import load
@@ -181,3 +182,31 @@ def test_the_command_line_exports_and_says_how_well(
     figures.write_text("[1]")
     with pytest.raises(ExportError, match="expected an object"):
         main([str(folder), "-o", str(output), "--measured", str(figures)])
+
+
+def test_the_same_weights_are_exported_for_another_latency(
+    streaming: Checkpoint, tmp_path: Path
+) -> None:
+    quick = in_context(streaming, 4, None)
+    made = export(quick, tmp_path / "quick.pte", "fp32")
+    card = load(made.path).card
+    assert card.context is not None
+    assert (card.context.chunk_frames, card.context.left_frames) == (4, 16)
+    assert card.lookahead_seconds == pytest.approx(0.06)
+    # The weights are the same, and so is what a student with that chunk mask says.
+    waveform = torch.randn(1, 320 * 12 + 80) * 0.1
+    with torch.no_grad():
+        masked, _ = streaming.student(waveform, context=Context(4, 16))
+        usual, _ = streaming.student(waveform)
+    got = Program(made.path).forward(waveform[0].numpy())
+    assert masked.log_probs is not None
+    assert got.log_probs is not None
+    np.testing.assert_allclose(got.log_probs, masked.log_probs[0], atol=1e-3)
+    # Negative control: with its own chunk it says something else.
+    assert usual.log_probs is not None
+    assert np.abs(got.log_probs - usual.log_probs[0].numpy()).max() > 0.1
+
+
+def test_a_full_context_student_has_no_chunk_to_change(full_context: Checkpoint) -> None:
+    with pytest.raises(ExportError, match="full-context student"):
+        in_context(full_context, 4, None)

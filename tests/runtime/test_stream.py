@@ -9,6 +9,7 @@ from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, ConfigError, ModelError
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.program import Program
+from rdsdk.runtime.recognizer import Recognizer
 from rdsdk.runtime.stream import Stream
 
 SPEECH = tones("ABC DE" + 10 * "_" + "F GH" + 12 * "_" + "AB CA")
@@ -232,3 +233,41 @@ def test_whole_word_models_are_heard(words_pte):
 def test_a_model_without_text_cannot_be_streamed(features_pte):
     with pytest.raises(ModelError, match="features"):
         Stream(Program(features_pte))
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(0, 9_000), max_size=12))
+def test_features_and_text_come_from_one_pass(program, sizes):
+    stream, at, segments, frames = Stream(program), 0, [], []
+    for number, size in enumerate(sizes):
+        block = SPEECH[at : at + size]
+        at += size
+        if number % 3 == 2:  # some blocks are only read, so their frames are not asked for
+            segments += stream.feed(block[:0])
+        frames.append(stream.features(block))
+    frames += [stream.features(SPEECH[at:]), stream.features()]
+    segments += stream.finish()
+    expected = Recognizer(program).features((SPEECH, SAMPLE_RATE))
+    np.testing.assert_allclose(np.concatenate(frames), expected, atol=1e-5)
+    finals = [segment for segment in segments if segment.is_final]
+    assert rounded(finals) == rounded(hear(Stream(program), SPEECH))
+
+
+def test_after_the_last_features_only_the_segments_remain(program):
+    stream = Stream(program)
+    assert stream.features(SPEECH[:100]).shape == (0, tiny_program.WIDTH)
+    assert stream.features(SPEECH).shape[1] == tiny_program.WIDTH
+    stream.features()
+    for call in (stream.feed, stream.features):
+        with pytest.raises(ConfigError, match="finished"):
+            call(SPEECH)
+    assert stream.finish()
+    stream.reset()
+    assert [s.text for s in hear(stream, SPEECH)] == ["ABC DE", "F GH", "AB CA"]
+
+
+def test_features_of_another_rate_have_the_same_number_of_frames(program):
+    slow = Stream(program)
+    frames = [slow.features(np.repeat(SPEECH, 3), 48_000), slow.features()]
+    expected = Recognizer(program).features((SPEECH, SAMPLE_RATE))
+    assert sum(map(len, frames)) == len(expected)
