@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mobile_export.executorch import export
-from mobile_export.programs import in_context
 from mobile_export.quantize import PRECISIONS
 from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     source = checkpoint.load(options.checkpoint)
     if options.chunk_frames is not None or options.left_frames is not None:
-        source = in_context(source, options.chunk_frames, options.left_frames)
+        source = checkpoint.in_context(source, options.chunk_frames, options.left_frames)
     measured = None if options.measured is None else _figures(options.measured)
     print("lowering; this takes a minute or two", file=sys.stderr, flush=True)
     made = export(source, options.output, options.precision, options.name, measured)

@@ -5,7 +5,7 @@ Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.utils import parametrize
 
-from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import (
     HOP_SAMPLES,
     OVERLAP_SAMPLES,
     RECEPTIVE_FIELD_SAMPLES,
     SAMPLE_RATE,
-    Context,
     EncoderConfig,
 )
 from rdsdk.models.state import EncoderState, state_shapes
@@ -59,32 +57,6 @@ class Method:
     outputs: tuple[str, ...]
     min_samples: int
     max_samples: int
-
-
-def in_context(
-    checkpoint: Checkpoint, chunk_frames: int | None, left_frames: int | None
-) -> Checkpoint:
-    """The same weights with another chunk or left context: one student serves every latency.
-
-    Raises:
-        ExportError: the student is a full-context one, whose convolutions and norms look ahead.
-        ConfigError: a number is out of range.
-    """
-    student = checkpoint.student
-    before = student.config.context
-    if before is None:
-        raise ExportError(
-            "this is a full-context student, which has no chunks; export it without chunk_frames "
-            "and left_frames"
-        )
-    context = Context(
-        before.chunk_frames if chunk_frames is None else chunk_frames,
-        before.left_frames if left_frames is None else left_frames,
-    )
-    config = replace(student.config, context=context)
-    changed = Student(config, student.symbols, student.projection_width)
-    changed.load_state_dict(student.state_dict())
-    return replace(checkpoint, student=changed.eval())
 
 
 def folded(student: Student) -> Student:

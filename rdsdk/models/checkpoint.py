@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
-from rdsdk.models.config import EncoderConfig
+from rdsdk.models.config import Context, EncoderConfig
 from rdsdk.models.student import Student
 
 FORMAT = "rdsdk-checkpoint"
@@ -34,6 +34,32 @@ class Checkpoint:
     student: Student
     vocabulary: Vocabulary | None = None
     provenance: dict[str, object] = field(default_factory=dict)
+
+
+def in_context(
+    checkpoint: Checkpoint, chunk_frames: int | None, left_frames: int | None
+) -> Checkpoint:
+    """The same weights with another chunk or left context: one student serves every latency.
+
+    Raises:
+        ConfigError: the student is a full-context one, whose convolutions and norms look ahead, or
+            a number is out of range.
+    """
+    student = checkpoint.student
+    before = student.config.context
+    if before is None:
+        raise ConfigError(
+            "this is a full-context student, which has no chunks; leave chunk_frames and "
+            "left_frames out"
+        )
+    context = Context(
+        before.chunk_frames if chunk_frames is None else chunk_frames,
+        before.left_frames if left_frames is None else left_frames,
+    )
+    config = replace(student.config, context=context)
+    changed = Student(config, student.symbols, student.projection_width)
+    changed.load_state_dict(student.state_dict())
+    return replace(checkpoint, student=changed.eval())
 
 
 def save(folder: Path | str, checkpoint: Checkpoint) -> Path:

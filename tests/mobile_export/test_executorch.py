@@ -12,10 +12,9 @@ import torch
 import mobile_export.executorch as executorch_room
 from mobile_export.cli import main
 from mobile_export.executorch import Exported, export
-from mobile_export.programs import in_context
 from mobile_export.quantize import quantize
 from mobile_export.verify import check_structure, verify
-from rdsdk.errors import ExportError
+from rdsdk.errors import ConfigError, ExportError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context, preset
@@ -187,7 +186,7 @@ def test_the_command_line_exports_and_says_how_well(
 def test_the_same_weights_are_exported_for_another_latency(
     streaming: Checkpoint, tmp_path: Path
 ) -> None:
-    quick = in_context(streaming, 4, None)
+    quick = checkpoint.in_context(streaming, 4, None)
     made = export(quick, tmp_path / "quick.pte", "fp32")
     card = load(made.path).card
     assert card.context is not None
@@ -208,5 +207,5 @@ def test_the_same_weights_are_exported_for_another_latency(
 
 
 def test_a_full_context_student_has_no_chunk_to_change(full_context: Checkpoint) -> None:
-    with pytest.raises(ExportError, match="full-context student"):
-        in_context(full_context, 4, None)
+    with pytest.raises(ConfigError, match="full-context student"):
+        checkpoint.in_context(full_context, 4, None)
