@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import rdsdk
 from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.models import checkpoint
-from rdsdk.models.config import RECEPTIVE_FIELD_SAMPLES
+from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from rdsdk.models.student import Student
 
 SAMPLE_RATE = 16_000
+
+TAIL_FRAMES = 10
+"""Of silence after a recording that a streaming student hears, as in the runtime."""
 
 Transcriber = Callable[[NDArray[np.float32]], str]
 
@@ -44,6 +49,29 @@ def load_transcriber(model: str, threads: int | None = None) -> Transcriber:
     return transcribe
 
 
+def heard_log_probs(student: Student, samples: NDArray[np.float32]) -> Tensor:
+    """log_probs (T, V) of a recording (S,), by a student with a CTC head, in one pass.
+
+    A streaming student hears it as a stream does: after a chunk of silence, and with silence behind
+    it, ``TAIL_FRAMES`` of which are among the T frames.
+    """
+    context = student.config.context
+    with torch.inference_mode():
+        if context is None:
+            samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
+            output, _ = student(torch.from_numpy(samples)[None])
+            frames = None
+        else:
+            chunk = context.chunk_frames * HOP_SAMPLES
+            _, state = student(torch.zeros(1, chunk + OVERLAP_SAMPLES))
+            frames = max(1, -(-(len(samples) - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
+            whole = -(-frames // context.chunk_frames) * chunk + OVERLAP_SAMPLES
+            samples = np.pad(samples, (0, whole - len(samples)))
+            output, _ = student(torch.from_numpy(samples)[None], state)
+    assert output.log_probs is not None
+    return output.log_probs[0, :frames].clone()
+
+
 def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
     loaded = checkpoint.load(folder)
     student, vocabulary = loaded.student, loaded.vocabulary
@@ -56,12 +84,8 @@ def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
         torch.set_num_threads(threads)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
-        samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
-        with torch.inference_mode():
-            output, _ = student(torch.from_numpy(samples)[None])
-        assert output.log_probs is not None
         decoder = GreedyDecoder(vocabulary)
-        words = decoder.feed(output.log_probs[0].numpy())
+        words = decoder.feed(heard_log_probs(student, samples).numpy())
         last = decoder.end_word()
         return " ".join(word.text for word in (*words, *([last] if last else [])))
 

@@ -9,9 +9,15 @@ import numpy as np
 from rdsdk.runtime.program import Output, Program
 from rdsdk.runtime.samples import Samples
 
+TAIL_FRAMES = 10
+"""Of silence heard after the end: a CTC symbol may come a little later than its sound."""
+
 
 class ChunkedFrames:
     """Feed samples in any portions; every frame comes out once, in order.
+
+    A stream begins after a chunk of silence, as a microphone does, and not out of nothing, which
+    speech that is cut off tightly would be: a student hears first words better so.
 
     ``call_seconds`` bounds how much of a long block goes through the program at once: several
     chunks in one call are faster than one by one and give the same numbers.
@@ -32,8 +38,9 @@ class ChunkedFrames:
     def reset(self) -> None:
         """Forget everything fed."""
         self._pending = Samples()
-        self._state = self._program.fresh_state()
+        self._state = self._program.silent_state()
         self._frames = 0
+        self._ended = False
 
     def feed(self, block: np.ndarray) -> Iterator[Output]:
         """Take samples (S,) at once; the frames of the chunks now complete come as they are asked.
@@ -45,20 +52,31 @@ class ChunkedFrames:
         return self._complete_chunks()
 
     def finish(self) -> Iterator[Output]:
-        """The frames up to the last real sample, from a last chunk padded with silence."""
+        """The frames up to the last real sample, from last chunks filled up with silence.
+
+        ``log_probs`` go on for ``TAIL_FRAMES`` into that silence; ``hidden`` do not.
+        """
         yield from self._complete_chunks()
         total = self._pending.total
-        # Every sample lies in some frame, and a frame without any real sample is no frame.
-        frames = max(1, -(-(total - self._overlap) // self._hop)) if total else 0
-        missing = frames - self._frames
-        if missing <= 0:
+        if not total or self._ended:
             return
+        # Every sample lies in some frame, and a frame without any real sample is no frame.
+        missing = max(1, -(-(total - self._overlap) // self._hop)) - self._frames
         rest = self._pending.first(len(self._pending))
-        padded = np.pad(rest, (0, self._chunk + self._overlap - len(rest)))
-        output = self._program.forward(padded, self._state)
-        self._frames = frames
-        log_probs = None if output.log_probs is None else output.log_probs[:missing]
-        yield Output(log_probs, output.hidden[:missing], output.state)
+        chunks = -(-(missing + TAIL_FRAMES) * self._hop // self._chunk)
+        padded = np.pad(rest, (0, chunks * self._chunk + self._overlap - len(rest)))
+        outputs, state = [], self._state
+        for start in range(0, chunks * self._chunk, self._chunk):
+            block = padded[start : start + self._chunk + self._overlap]
+            outputs.append(output := self._program.forward(block, state))
+            state = output.state
+        # Only after success, so that a failed call can be tried again.
+        self._ended = True
+        for output in outputs:
+            heard = max(0, missing + TAIL_FRAMES)
+            log_probs = None if output.log_probs is None else output.log_probs[:heard]
+            yield Output(log_probs, output.hidden[: max(0, missing)], output.state)
+            missing -= len(output.hidden)
 
     def _complete_chunks(self) -> Iterator[Output]:
         while (chunks := (len(self._pending) - self._overlap) // self._chunk) > 0:

@@ -56,6 +56,7 @@ class Program:
         self._check_signature()
         executorch.pool_is_used()
         self._forward = self._load_method("forward")
+        self._silent: State | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -65,6 +66,19 @@ class Program:
     def fresh_state(self) -> State:
         """The state of a stream that has heard nothing: zeros; empty for a full-context program."""
         return {name: np.zeros(shape, np.float32) for name, shape in self.card.state.items()}
+
+    def silent_state(self) -> State:
+        """The state of a streaming program after one chunk of silence, computed once.
+
+        Raises:
+            ModelError: the program failed.
+        """
+        if self._silent is None:
+            overlap = self.card.receptive_field_samples - self.card.hop_samples
+            assert self.card.context is not None
+            chunk = self.card.context.chunk_frames * self.card.hop_samples
+            self._silent = self.forward(np.zeros(chunk + overlap, np.float32)).state
+        return self._silent
 
     def forward(self, waveform: np.ndarray, state: State | None = None) -> Output:
         """Run one block of samples (S,) float32 at 16 kHz.

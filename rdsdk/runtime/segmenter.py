@@ -62,11 +62,17 @@ class Segmenter:
         words, self._words = [*self._words, *(() if last is None else (last,))], []
         if not words:
             return []
-        final = words[-1]
-        # The last frame reaches a little beyond the last sample.
-        if latest_seconds is not None and final.end > latest_seconds:
-            words[-1] = Word(final.text, final.start, latest_seconds, final.confidence)
+        if latest_seconds is not None:
+            words = [_inside(word, latest_seconds) for word in words]
         return [_segment(tuple(words), is_final=True, stable=_text(words))]
+
+
+def _inside(word: Word, latest_seconds: float) -> Word:
+    """The last frames reach beyond the last sample, and a symbol may come in the silence after."""
+    if word.end <= latest_seconds:
+        return word
+    start = min(word.start, latest_seconds)
+    return Word(word.text, start, latest_seconds, word.confidence)
 
 
 def _text(words: list[Word] | tuple[Word, ...]) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -25,10 +24,10 @@ from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
+from rdsdk.evaluation.transcribers import heard_log_probs
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
-from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES
 from rdsdk.models.student import Student
 
 BIASES = (0.0, -0.25, -0.5, -0.75, -1.0, -1.25, -1.5, -1.75, -2.0, -2.5, -3.0)
@@ -80,21 +79,12 @@ def measure(
         raise ConfigError("this checkpoint writes no text; fine-tune it first")
     references, heard = [], []
     cuts = list(read_cuts([str(path) for path in manifests]))
-    context = student.config.context
-    chunk = HOP_SAMPLES * (1 if context is None else context.chunk_frames)
     for cut in track(cuts, "listening", console=Console(stderr=True)):
         text = transcript(cut)
         if text is None:
             raise DataError(f"{cut.id} has no transcript; an empty one says that nobody speaks")
-        waveform = load_waveform(cut)
-        # As the runtime does it: silence until the last chunk is whole.
-        chunks = max(1, -(-(len(waveform) - OVERLAP_SAMPLES) // chunk))
-        padded = np.pad(waveform, (0, chunks * chunk + OVERLAP_SAMPLES - len(waveform)))
-        with torch.inference_mode():
-            output, _ = student(torch.from_numpy(padded)[None])
-        assert output.log_probs is not None
         references.append(text)
-        heard.append(output.log_probs[0].clone())
+        heard.append(heard_log_probs(student, load_waveform(cut)))
     return [
         Point(
             bias,

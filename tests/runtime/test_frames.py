@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdsdk.errors import ModelError
-from rdsdk.runtime.chunks import ChunkedFrames
+from rdsdk.runtime.chunks import TAIL_FRAMES, ChunkedFrames
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.samples import Samples
 from rdsdk.runtime.windows import WindowedFrames
@@ -47,8 +47,10 @@ def collect(frames, waveform, sizes=()):
 
 
 def eager_streaming(waveform: np.ndarray) -> tuple[np.ndarray, int]:
-    """The module on the whole, padded to whole chunks; and how many frames hold real samples."""
-    module, (_, *state) = tiny_program.eager()
+    """The module on the whole, filled up to whole chunks, with the state after a chunk of silence;
+    and how many frames hold real samples."""
+    module, (_, *fresh) = tiny_program.eager()
+    _, _, *state = module(torch.zeros(1, CHUNK + 80), *fresh)
     real = max(1, -(-(len(waveform) - 80) // HOP))
     padded = np.pad(waveform, (0, -(-real * HOP // CHUNK) * CHUNK + 80 - len(waveform)))
     _, hidden, *_ = module(torch.from_numpy(padded)[None], *state)
@@ -63,8 +65,25 @@ def test_chunks_give_a_frame_for_every_sample_and_none_for_padding(streaming, sa
     waveform = noise(samples)
     wanted, frames = eager_streaming(waveform)
     hidden, log_probs = collect(ChunkedFrames(streaming), waveform)
-    assert len(hidden) == len(log_probs) == frames
+    assert len(hidden) == frames
+    assert len(log_probs) == frames + TAIL_FRAMES
     assert np.allclose(hidden, wanted, atol=1e-5)
+
+
+def test_a_stream_begins_in_silence_and_not_out_of_nothing(streaming):
+    waveform = noise(5 * CHUNK)
+    hidden, _ = collect(ChunkedFrames(streaming), waveform)
+    out_of_nothing = streaming.forward(waveform[: CHUNK + 80]).hidden
+    assert not np.allclose(hidden[: len(out_of_nothing)], out_of_nothing, atol=1e-3)
+
+
+def test_finishing_twice_gives_nothing_more(streaming):
+    frames = ChunkedFrames(streaming)
+    list(frames.feed(noise(3 * CHUNK + 80)))
+    assert len(list(frames.finish())) == 3  # ten frames of silence, in chunks of four
+    assert list(frames.finish()) == []
+    frames.reset()
+    assert list(frames.finish()) == []
 
 
 @settings(max_examples=40, deadline=None)
@@ -90,7 +109,9 @@ def test_several_chunks_go_through_the_program_at_once(streaming, monkeypatch):
     monkeypatch.setattr(
         streaming, "forward", lambda w, s=None: (lengths.append(len(w)), forward(w, s))[1]
     )
-    collect(ChunkedFrames(streaming, call_seconds=0.8), noise(25 * CHUNK + 80))
+    frames = ChunkedFrames(streaming, call_seconds=0.8)
+    lengths.clear()  # the silence before it
+    list(frames.feed(noise(25 * CHUNK + 80)))
     assert [(length - 80) // CHUNK for length in lengths] == [10, 10, 5]
 
 
