@@ -18,7 +18,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks.offline --preset xs
+	$(BIN)/python -m tests.benchmarks.offline
+	$(BIN)/python -m tests.benchmarks.streaming
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
