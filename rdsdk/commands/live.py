@@ -62,8 +62,7 @@ def run(recognizer: Recognizer, arguments: argparse.Namespace) -> int:
     device = arguments.device
     microphone = Microphone(int(device) if device is not None and device.isdigit() else device)
     stream = recognizer.stream()
-    microphone.open()
-    with Recording(arguments.record) as recording, _ctrl_c(microphone.stop):
+    with Recording(arguments.record) as recording, microphone, _ctrl_c(microphone.stop):
         screen = _Screen(microphone, arguments) if sys.stdout.isatty() else _Lines(arguments)
         speed, failure = Speed(), None
         with screen, _warnings_on(screen), stream:
