@@ -98,7 +98,8 @@ def test_text_comes_while_the_pipe_is_open_and_ctrl_c_keeps_it(model):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert (first, err) == (b"ABC DE\n", b"")
-    assert TEXT.encode().startswith(first + out)
+    # What had been heard until then is finished, in the middle of a word too.
+    assert TEXT.encode().startswith((first + out).removesuffix(b"\n"))
 
 
 def test_a_reader_that_goes_away_is_no_error(wav, model):
