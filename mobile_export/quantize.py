@@ -40,10 +40,6 @@ def quantize(student: Student, precision: str) -> Student:
     """
     if precision not in PRECISIONS:
         raise ExportError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    # Built anew: a deep copy of a weight-normed module shares its class with the original, and
-    # folding the norm of one would break the other.
-    quantized = Student(student.config, student.symbols, student.projection_width)
-    quantized.load_state_dict(student.state_dict())
-    quantized.eval().requires_grad_(False)
+    quantized = student.copy().requires_grad_(False)
     PRECISIONS[precision](quantized)
     return quantized

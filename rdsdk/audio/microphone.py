@@ -116,7 +116,9 @@ class Microphone:
                 "a microphone needs 0 < block_seconds <= queue_seconds and watchdog_seconds > 0, "
                 f"got {block_seconds}, {queue_seconds} and {watchdog_seconds}"
             )
-        self.device = device
+        # A number that came as text, as from a command line, is an index all the same.
+        is_index = isinstance(device, str) and device.isdigit()
+        self.device = int(device) if device is not None and is_index else device
         self.block_seconds = block_seconds
         self.queue_seconds = queue_seconds
         self.watchdog_seconds = watchdog_seconds

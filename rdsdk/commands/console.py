@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from rdsdk.audio.files import TruncatedAudioWarning
 
@@ -16,17 +17,22 @@ def complain(message: object, kind: str = "error") -> None:
 
 
 @contextmanager
-def warnings_in_one_line() -> Iterator[None]:
-    """Show a recording that breaks off as one line for people, not as Python's warning."""
+def warnings_shown(category: type[Warning], say: Callable[[str], None]) -> Iterator[None]:
+    """Hand every warning of a kind to ``say``, for people, and leave the others to Python."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", TruncatedAudioWarning)
+        warnings.simplefilter("always", category)
         before = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *place: object) -> None:
-            if issubclass(category, TruncatedAudioWarning):
-                complain(message, "warning")
+        def show(message: Warning | str, kind: type[Warning], *place: Any) -> None:
+            if issubclass(kind, category):
+                say(str(message))
             else:
-                before(message, category, *place)  # type: ignore[arg-type]
+                before(message, kind, *place)
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield
+
+
+def warnings_in_one_line() -> AbstractContextManager[None]:
+    """Show a recording that breaks off as one line for people, not as Python's warning."""
+    return warnings_shown(TruncatedAudioWarning, lambda text: complain(text, "warning"))

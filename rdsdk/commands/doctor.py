@@ -68,9 +68,8 @@ def _line(device: InputDevice) -> str:
 
 
 def _listen(device: str | None, seconds: float) -> int:
-    number = int(device) if device is not None and device.isdigit() else device
     heard, wanted = [np.zeros(0, np.float32)], max(0.1, seconds) * SAMPLE_RATE
-    microphone = Microphone(number)
+    microphone = Microphone(device)
     try:
         with microphone, warnings.catch_warnings():
             warnings.simplefilter("ignore", SilentMicrophoneWarning)

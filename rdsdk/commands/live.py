@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import numpy as np
 from rdsdk.audio.microphone import Microphone, SilentMicrophoneWarning
 from rdsdk.audio.recording import Recording
 from rdsdk.audio.samples import SAMPLE_RATE
-from rdsdk.commands.console import complain
+from rdsdk.commands.console import complain, warnings_shown
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import DeviceError
 from rdsdk.runtime.recognizer import Recognizer
@@ -59,13 +58,12 @@ def run(recognizer: Recognizer, arguments: argparse.Namespace) -> int:
     Returns:
         0; 2 when the microphone could not be used or went away, after what it heard before.
     """
-    device = arguments.device
-    microphone = Microphone(int(device) if device is not None and device.isdigit() else device)
+    microphone = Microphone(arguments.device)
     stream = recognizer.stream()
     with Recording(arguments.record) as recording, microphone, _ctrl_c(microphone.stop):
         screen = _Screen(microphone, arguments) if sys.stdout.isatty() else _Lines(arguments)
         speed, failure = Speed(), None
-        with screen, _warnings_on(screen), stream:
+        with screen, warnings_shown(SilentMicrophoneWarning, screen.say), stream:
             try:
                 for block in microphone:
                     recording.add(block)
@@ -172,20 +170,3 @@ def _ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _warnings_on(screen: _Lines) -> Iterator[None]:
-    """What the microphone warns of, shown where the captions are."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", SilentMicrophoneWarning)
-        before = warnings.showwarning
-
-        def shown(message: Warning | str, category: type[Warning], *place: Any) -> None:
-            if issubclass(category, SilentMicrophoneWarning):
-                screen.say(str(message))
-            else:
-                before(message, category, *place)
-
-        warnings.showwarning = shown  # type: ignore[assignment]
-        yield

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import rdsdk
 from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
@@ -72,6 +73,14 @@ def heard_log_probs(student: Student, samples: NDArray[np.float32]) -> Tensor:
     return output.log_probs[0, :frames].clone()
 
 
+def text_of(log_probs: Tensor, vocabulary: Vocabulary) -> str:
+    """log_probs (T, V) -> the words of a greedy decoder, an open last one included."""
+    decoder = GreedyDecoder(vocabulary)
+    words = decoder.feed(log_probs.numpy())
+    last = decoder.end_word()
+    return " ".join(word.text for word in (*words, *([last] if last else [])))
+
+
 def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
     loaded = checkpoint.load(folder)
     student, vocabulary = loaded.student, loaded.vocabulary
@@ -84,9 +93,6 @@ def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
         torch.set_num_threads(threads)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
-        decoder = GreedyDecoder(vocabulary)
-        words = decoder.feed(heard_log_probs(student, samples).numpy())
-        last = decoder.end_word()
-        return " ".join(word.text for word in (*words, *([last] if last else [])))
+        return text_of(heard_log_probs(student, samples), vocabulary)
 
     return transcribe

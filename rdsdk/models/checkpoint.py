@@ -56,10 +56,7 @@ def in_context(
         before.chunk_frames if chunk_frames is None else chunk_frames,
         before.left_frames if left_frames is None else left_frames,
     )
-    config = replace(student.config, context=context)
-    changed = Student(config, student.symbols, student.projection_width)
-    changed.load_state_dict(student.state_dict())
-    return replace(checkpoint, student=changed.eval())
+    return replace(checkpoint, student=student.copy(replace(student.config, context=context)))
 
 
 def save(folder: Path | str, checkpoint: Checkpoint) -> Path:

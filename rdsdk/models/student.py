@@ -82,6 +82,17 @@ class Student(nn.Module):
         log_probs = None if self.ctc_head is None else self.ctc_head(hidden[-1])
         return StudentOutput(hidden, log_probs), state
 
+    def copy(self, config: EncoderConfig | None = None) -> Student:
+        """The same weights in a student of their own, ready to run; in another architecture that
+        they fit if one is given.
+
+        Built anew: a deep copy of a weight-normed module shares its class with the original, and
+        folding the norm of one would break the other.
+        """
+        made = Student(config or self.config, self.symbols, self.projection_width)
+        made.load_state_dict(self.state_dict())
+        return made.eval()
+
     def project(self, hidden: list[Tensor]) -> list[Tensor]:
         """Each layer's hidden state through its projection head: (B, T, P) a layer."""
         assert self.projections is not None, "this student was made without projection heads"

@@ -106,15 +106,14 @@ class Stream:
         """
         self._require_open()
         if block is None:
+            hidden = self._decode(self._frames.feed(self._rest()))
+            hidden += self._decode(self._frames.finish())
             self._ended = True
-            outputs = [*self._frames.feed(self._rest()), *self._frames.finish()]
         else:
             waveform = self._resampled(mono(block, "the block"), sample_rate)
             self._samples += len(waveform)
-            outputs = list(self._frames.feed(waveform))
-        self._decode(iter(outputs))
-        nothing = np.zeros((0, self._width), np.float32)
-        return np.concatenate([nothing, *(output.hidden for output in outputs)])
+            hidden = self._decode(self._frames.feed(waveform))
+        return np.concatenate([np.zeros((0, self._width), np.float32), *hidden])
 
     def finish(self) -> list[Segment]:
         """There is no more sound: the last segments, all final. A second call gives none.
@@ -166,12 +165,16 @@ class Stream:
             raise ConfigError(_rate_changed(sample_rate, self._resampler.sample_rate))
         return self._resampler.feed(samples)
 
-    def _decode(self, outputs: Iterator[Output]) -> None:
+    def _decode(self, outputs: Iterator[Output]) -> list[np.ndarray]:
+        """Read the frames; their hidden states."""
+        hidden = []
         for output in outputs:
             if output.log_probs is None:
                 raise ModelError("the program gave no log_probs")
             # Kept, so that a failure of a later chunk does not lose what this one said.
             self._ready += self._segmenter.feed(output.log_probs)
+            hidden.append(output.hidden)
+        return hidden
 
     def _take(self, partials: bool) -> list[Segment]:
         segments, self._ready = self._ready, []

@@ -21,14 +21,12 @@ from torch import Tensor
 
 from rdsdk.data.manifest import read_cuts, transcript
 from rdsdk.data.waveform import load_waveform
-from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
-from rdsdk.evaluation.transcribers import heard_log_probs
+from rdsdk.evaluation.transcribers import heard_log_probs, text_of
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
-from rdsdk.models.student import Student
 
 BIASES = (0.0, -0.25, -0.5, -0.75, -1.0, -1.25, -1.5, -1.75, -2.0, -2.5, -3.0)
 
@@ -44,25 +42,19 @@ class Point:
 def biased(source: Checkpoint, blank_bias: float) -> Checkpoint:
     """A copy with ``blank_bias`` added to the blank's logit."""
     assert source.vocabulary is not None
-    student = Student(
-        source.student.config, source.student.symbols, source.student.projection_width
-    )
-    student.load_state_dict(source.student.state_dict())
+    student = source.student.copy()
     assert student.ctc_head is not None
     with torch.no_grad():
         student.ctc_head.linear.bias[source.vocabulary.blank] += blank_bias
     provenance = {**source.provenance, "blank_bias": blank_bias}
-    return replace(source, student=student.eval(), provenance=provenance)
+    return replace(source, student=student, provenance=provenance)
 
 
-def text_of(log_probs: Tensor, vocabulary: Vocabulary, blank_bias: float) -> str:
+def biased_text(log_probs: Tensor, vocabulary: Vocabulary, blank_bias: float) -> str:
     """log_probs (T, V) -> text, with ``blank_bias`` added to the blank's logit."""
     shifted = log_probs.clone()
     shifted[:, vocabulary.blank] += blank_bias
-    decoder = GreedyDecoder(vocabulary)
-    words = decoder.feed(shifted.log_softmax(dim=-1).numpy())
-    last = decoder.end_word()
-    return " ".join(word.text for word in (*words, *([last] if last else [])))
+    return text_of(shifted.log_softmax(dim=-1), vocabulary)
 
 
 def measure(
@@ -88,7 +80,7 @@ def measure(
     return [
         Point(
             bias,
-            error_rates(references, [text_of(frames, vocabulary, bias) for frames in heard]),
+            error_rates(references, [biased_text(frames, vocabulary, bias) for frames in heard]),
         )
         for bias in biases
     ]

@@ -11,8 +11,7 @@ import soundfile
 
 import rdsdk
 from rdsdk.audio import files
-from rdsdk.decoding.greedy import GreedyDecoder
-from rdsdk.evaluation.transcribers import heard_log_probs
+from rdsdk.evaluation import transcribers
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models import checkpoint
 
@@ -93,10 +92,9 @@ def test_the_int8_file_says_what_its_checkpoint_says(recognizer):
     differing = 0
     for row in DIGITS:
         waveform = files.read(ASSETS / "digits" / row["audio"])
-        decoder = GreedyDecoder(kept.vocabulary)
-        words = decoder.feed(heard_log_probs(kept.student, waveform).numpy())
-        last = decoder.end_word()
-        text = " ".join(word.text for word in (*words, *([last] if last else [])))
+        text = transcribers.text_of(
+            transcribers.heard_log_probs(kept.student, waveform), kept.vocabulary
+        )
         differing += error_rates([text], [text_of(recognizer, (waveform, 16_000))]).words.errors
     assert differing <= 1
 

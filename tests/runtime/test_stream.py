@@ -271,3 +271,20 @@ def test_features_of_another_rate_have_the_same_number_of_frames(program):
     frames = [slow.features(np.repeat(SPEECH, 3), 48_000), slow.features()]
     expected = Recognizer(program).features((SPEECH, SAMPLE_RATE))
     assert sum(map(len, frames)) == len(expected)
+
+
+def test_a_failure_while_features_are_asked_for_loses_no_words(program, monkeypatch):
+    stream = Stream(program)
+    half = len(SPEECH) // 2
+    stream.features(SPEECH[:half])
+
+    def fail(*_):
+        raise ModelError("no memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(program, "forward", fail)
+        for block in (SPEECH[half:], None):
+            with pytest.raises(ModelError):
+                stream.features(block)
+    stream.features()
+    assert [s.text for s in stream.finish()] == ["ABC DE", "F GH", "AB CA"]

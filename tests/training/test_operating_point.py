@@ -14,7 +14,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset
 from rdsdk.models.student import Student
-from rdsdk.training.operating_point import Point, biased, choose, main, text_of, word_error_rate
+from rdsdk.training.operating_point import Point, biased, biased_text, choose, main, word_error_rate
 
 VOCABULARY = Vocabulary.words(["ONE", "TWO"])
 # A recording of two words, another of one, and two of none.
@@ -33,9 +33,9 @@ def source() -> Checkpoint:
 
 def test_a_lower_blank_lets_words_through() -> None:
     log_probs = torch.tensor([[0.7, 0.2, 0.1], [0.9, 0.05, 0.05], [0.6, 0.1, 0.3]]).log()
-    assert text_of(log_probs, VOCABULARY, 0.0) == ""
-    assert text_of(log_probs, VOCABULARY, -1.0) == "TWO"
-    assert text_of(log_probs, VOCABULARY, -1.5) == "ONE TWO"
+    assert biased_text(log_probs, VOCABULARY, 0.0) == ""
+    assert biased_text(log_probs, VOCABULARY, -1.0) == "TWO"
+    assert biased_text(log_probs, VOCABULARY, -1.5) == "ONE TWO"
 
 
 def test_the_fewest_errors_within_the_limit_are_chosen() -> None:
