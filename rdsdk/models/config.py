@@ -258,6 +258,17 @@ PRESETS: dict[str, EncoderConfig] = {
     "armhubert": _published(480, 864, "2by6"),
     "armhubert-s": _published(432, 816, "2by6"),
     "maskhubert": _published(480, 640, "none"),
+    # Full context, no reuse, HuBERT's depth: a teacher that two processor cores can train.
+    "teacher-mini": EncoderConfig(
+        extractor_convs(48, 96, 256),
+        width=256,
+        ffn=1024,
+        heads=4,
+        map_owner=reuse_pattern("none"),
+        extractor_norm="layer",
+        first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
+        position_kernel=64,
+    ),
     # Small ones of our own: xs recognises a closed vocabulary, tiny is for trying a pipeline out.
     "xs": EncoderConfig(
         extractor_convs(48, 96, 192),
