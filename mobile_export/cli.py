@@ -45,13 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = None if options.measured is None else _figures(options.measured)
     print("lowering; this takes a minute or two", file=sys.stderr, flush=True)
     made = export(source, options.output, options.precision, options.name, measured)
-    outside = ", ".join(f"{name} {count}" for name, count in made.lowered.outside.most_common(4))
     print(
         f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {options.precision}\n"
         f"  agrees with the checkpoint to {made.agreement.worst_snr_db:.1f} dB at worst "
-        f"({made.agreement.worst}; {made.agreement.calls} calls compared)\n"
-        f"  {made.lowered.delegates} delegate calls; outside them: {outside}"
+        f"({made.agreement.worst}; {made.agreement.calls} calls compared)"
     )
+    for method, found in made.lowered.structures.items():
+        outside = ", ".join(f"{name} {count}" for name, count in found.outside.most_common(4))
+        print(f"  {method}: {found.delegates} delegate calls; outside them: {outside}")
+    if made.state_bytes:
+        print(f"  {made.state_bytes / 1024:.0f} KiB of state a stream")
     return 0
 
 

@@ -6,22 +6,21 @@ import json
 import logging
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
-from executorch.exir.lowered_backend_module import get_lowered_submodules
-from torch.fx import GraphModule
 
-from mobile_export.programs import Method, card, folded, forward_method
+from mobile_export.programs import Method, card, folded, methods
 from mobile_export.quantize import quantize
-from mobile_export.verify import Agreement, check_structure, verify
+from mobile_export.structure import Structure, check_structure, structure
+from mobile_export.verify import Agreement, verify
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.runtime.artefact import seal
@@ -29,14 +28,10 @@ from rdsdk.runtime.artefact import seal
 
 @dataclass(frozen=True)
 class Lowered:
-    """A lowered program and what its graph holds."""
+    """A lowered program and what the graph of each method holds."""
 
     buffer: bytes
-    delegates: int
-    delegated: Counter[str]
-    """Operators inside the delegates, by name."""
-    outside: Counter[str]
-    """Operators that the portable and optimised kernels run, by name."""
+    structures: Mapping[str, Structure]
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,14 @@ class Exported:
     lowered: Lowered
     agreement: Agreement
 
+    @property
+    def state_bytes(self) -> int:
+        """What a stream remembers, in bytes; 0 for a full-context artefact."""
+        return sum(4 * prod(entry["shape"]) for entry in self.card["state"])
 
-def lower(method: Method, card_json: str) -> Lowered:
-    """Lower one method for XNNPACK, with its card as a constant method.
+
+def lower(methods: Mapping[str, Method], card_json: str) -> Lowered:
+    """Lower methods for XNNPACK into one program, with its card as a constant method.
 
     Raises:
         ExportError: torch or ExecuTorch cannot lower it; says where it stopped.
@@ -60,19 +60,22 @@ def lower(method: Method, card_json: str) -> Lowered:
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            exported = torch.export.export(
-                method.module, method.example, dynamic_shapes=method.dynamic_shapes, strict=False
-            )
             edge = to_edge_transform_and_lower(
-                {"forward": exported},
+                {
+                    name: torch.export.export(
+                        method.module,
+                        method.example,
+                        dynamic_shapes=method.dynamic_shapes,
+                        strict=False,
+                    )
+                    for name, method in methods.items()
+                },
                 partitioner=[XnnpackPartitioner()],
                 constant_methods={"card": card_json},
             )
-            graph_module = edge.exported_program("forward").graph_module
-            delegates = get_lowered_submodules(graph_module)
-            delegated = Counter[str]()
-            for _, module, _ in delegates:
-                delegated += operators(module.original_module.graph_module)
+            structures = {
+                name: structure(edge.exported_program(name).graph_module) for name in methods
+            }
             buffer = edge.to_executorch().buffer
         except Exception as error:
             raise ExportError(
@@ -80,7 +83,7 @@ def lower(method: Method, card_json: str) -> Lowered:
             ) from error
         finally:
             logging.disable(level)
-    return Lowered(buffer, len(delegates), delegated, operators(graph_module))
+    return Lowered(buffer, structures)
 
 
 @contextmanager
@@ -96,16 +99,6 @@ def _without_onednn() -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(before)
-
-
-def operators(module: GraphModule) -> Counter[str]:
-    """How often each operator stands in a graph, by its bare name: ``aten.bmm.default`` -> bmm."""
-    found: Counter[str] = Counter()
-    for node in module.graph.nodes:
-        name = getattr(node.target, "_schema", None) if node.op == "call_function" else None
-        if name is not None:
-            found[str(name.name).split("::")[-1]] += 1
-    return found
 
 
 def export(
@@ -128,10 +121,11 @@ def export(
     if not path.parent.is_dir():
         raise ExportError(f"{path.parent} is not a folder; make it first")
     student = folded(quantize(checkpoint.student, precision))
-    method = forward_method(student)
-    description = card(checkpoint, method, name or path.stem, precision, measured)
-    lowered = lower(method, json.dumps(description))
-    check_structure(checkpoint.student.config, lowered.delegated, lowered.outside)
+    made = methods(student)
+    description = card(checkpoint, made, name or path.stem, precision, measured)
+    lowered = lower(made, json.dumps(description))
+    for method, found in lowered.structures.items():
+        check_structure(checkpoint.student.config, method, found)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         candidate = Path(folder) / path.name
         candidate.write_bytes(seal(lowered.buffer))

@@ -5,7 +5,8 @@ Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -52,7 +53,7 @@ class Method:
 
     module: nn.Module
     example: tuple[Tensor, ...]
-    dynamic_shapes: tuple[Any, ...]
+    dynamic_shapes: tuple[Any, ...] | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     min_samples: int
@@ -73,14 +74,19 @@ def chunk_samples(config: EncoderConfig, chunks: int) -> int:
     return HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
 
 
-def forward_method(student: Student) -> Method:
-    """``forward`` of a student: whole chunks and state if it streams, any length if it does not."""
+def methods(student: Student) -> dict[str, Method]:
+    """The methods of a student's artefact, by name.
+
+    ``forward`` takes any length; a streaming student's takes whole chunks and the state, as many
+    chunks as fit into ten seconds. ``step`` is the same for exactly one chunk: nothing in it
+    depends on a length, so it is planned with far less memory. Weights are stored once.
+    """
     config = student.config
     outputs = (*(("log_probs",) if student.ctc_head is not None else ()), "hidden")
     if config.context is None:
         # AUTO: of a named one the exporter cannot prove that it never gives a single frame.
         samples = Dim.AUTO(min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
-        return Method(
+        forward = Method(
             module=Forward(student),
             example=(torch.zeros(1, HOP_SAMPLES * EXAMPLE_FRAMES + OVERLAP_SAMPLES + 7),),
             dynamic_shapes=({1: samples},),
@@ -89,13 +95,14 @@ def forward_method(student: Student) -> Method:
             min_samples=FULL_CONTEXT_MIN_SAMPLES,
             max_samples=FULL_CONTEXT_MAX_SAMPLES,
         )
+        return {"forward": forward}
     chunk_seconds = config.context.chunk_frames * HOP_SAMPLES / SAMPLE_RATE
     most = max(1, int(STREAMING_MAX_SECONDS / chunk_seconds))
     example_chunks = min(most, -(-EXAMPLE_FRAMES // config.context.chunk_frames))
     state = student.encoder.fresh_state()
     chunks = Dim("chunks", min=1, max=most)
     samples = HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
-    return Method(
+    forward = Method(
         module=Forward(student),
         example=(torch.zeros(1, chunk_samples(config, example_chunks)), *state),
         dynamic_shapes=({1: samples}, tuple({} for _ in state)),
@@ -104,11 +111,18 @@ def forward_method(student: Student) -> Method:
         min_samples=chunk_samples(config, 1),
         max_samples=chunk_samples(config, most),
     )
+    step = replace(
+        forward,
+        example=(torch.zeros(1, chunk_samples(config, 1)), *state),
+        dynamic_shapes=None,
+        max_samples=chunk_samples(config, 1),
+    )
+    return {"forward": forward, "step": step}
 
 
 def card(
     checkpoint: Checkpoint,
-    method: Method,
+    methods: Mapping[str, Method],
     name: str,
     precision: str,
     measured: dict[str, Any] | None = None,
@@ -117,7 +131,7 @@ def card(
     student, provenance = checkpoint.student, checkpoint.provenance
     config = student.config
     if config.context is None:
-        lookahead_samples = method.max_samples
+        lookahead_samples = methods["forward"].max_samples
         state: dict[str, tuple[int, ...]] = {}
     else:
         lookahead_samples = (config.context.chunk_frames - 1) * HOP_SAMPLES
@@ -144,12 +158,13 @@ def card(
         "lookahead_seconds": lookahead_samples / SAMPLE_RATE,
         "precision": precision,
         "methods": {
-            "forward": {
+            method_name: {
                 "inputs": list(method.inputs),
                 "outputs": list(method.outputs),
                 "min_samples": method.min_samples,
                 "max_samples": method.max_samples,
             }
+            for method_name, method in methods.items()
         },
         "state": [{"name": key, "shape": list(shape)} for key, shape in state.items()],
         "hidden_layers": [config.layers],

@@ -1,12 +1,12 @@
-"""No artefact without proof: its outputs against the checkpoint's, and its graph's structure.
+"""No artefact without proof: its outputs against the checkpoint's.
 
 The artefact runs in the real ExecuTorch runtime, the checkpoint in eager float32, on the same
-sound: several lengths from a fresh state and, if it streams, several calls that hand on the state.
+sound: several lengths from a fresh state and, if it streams, several calls of each method that hand
+on the state, from one method to the other too.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +81,13 @@ def verify(checkpoint: Checkpoint, path: Path | str) -> Agreement:
         raise ExportError(f"{path} has precision {precision!r}; known: {list(MINIMUM_SNR_DB)}")
     calls = 0
     worst_snr, worst = np.inf, "nothing"
-    for label, waveforms in _sounds(student.config, program):
+    for label, plan in _plans(student.config, program):
         eager_state: EncoderState | None = None
         state = None
-        for index, waveform in enumerate(waveforms):
+        for index, (method, waveform) in enumerate(plan):
             expected, eager_state = _eager(student, waveform, eager_state)
-            output = program.forward(waveform, state)
+            run = program.step if method == "step" else program.forward
+            output = run(waveform, state)
             state = output.state
             got = {"log_probs": output.log_probs, "hidden": output.hidden, **state}
             for name, tensor in expected.items():
@@ -103,27 +104,37 @@ def verify(checkpoint: Checkpoint, path: Path | str) -> Agreement:
     return Agreement(float(worst_snr), worst, calls)
 
 
-def _sounds(config: EncoderConfig, program: Program) -> list[tuple[str, list[np.ndarray]]]:
+def _plans(
+    config: EncoderConfig, program: Program
+) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
+    """Stretches of sound, each cut into the waveforms of several calls of named methods."""
     method = program.card.methods["forward"]
     if config.context is None:
         lengths = [method.min_samples, 2 * SAMPLE_RATE + 123, 7 * SAMPLE_RATE]
         return [
-            (f"{n} samples", [probe_sound(n / SAMPLE_RATE, seed)[:n]])
+            (f"{n} samples", [("forward", probe_sound(n / SAMPLE_RATE, seed)[:n])])
             for seed, n in enumerate(lengths)
         ]
     hop = chunk_samples(config, 1) - chunk_samples(config, 0)
     most = (method.max_samples - chunk_samples(config, 0)) // hop
-    plans = {"chunk by chunk": [1] * 6, "chunks of many sizes": [1, most, 2, min(5, most), 1]}
-    sounds = []
-    for seed, (label, plan) in enumerate(plans.items()):
-        sound = probe_sound((sum(plan) + 1) * hop / SAMPLE_RATE, seed)
-        starts = np.cumsum([0, *plan[:-1]]) * hop
+    many = [1, most, 2, min(5, most), 1]
+    calls = {
+        "chunk by chunk": [("forward", 1)] * 6,
+        "chunks of many sizes": [("forward", n) for n in many],
+    }
+    if "step" in program.card.methods:
+        calls["step by step"] = [("step", 1)] * 6
+        calls["both methods in turn"] = [("step" if n == 1 else "forward", n) for n in many]
+    plans = []
+    for seed, (label, plan) in enumerate(calls.items()):
+        sound = probe_sound((sum(n for _, n in plan) + 1) * hop / SAMPLE_RATE, seed)
+        starts = np.cumsum([0, *(n for _, n in plan[:-1])]) * hop
         waveforms = [
-            sound[start : start + chunk_samples(config, n)]
-            for start, n in zip(starts, plan, strict=True)
+            (name, sound[start : start + chunk_samples(config, n)])
+            for start, (name, n) in zip(starts, plan, strict=True)
         ]
-        sounds.append((label, waveforms))
-    return sounds
+        plans.append((label, waveforms))
+    return plans
 
 
 def _eager(
@@ -137,23 +148,3 @@ def _eager(
     if student.config.context is not None:
         tensors |= {name: tensor.numpy() for name, tensor in following._asdict().items()}
     return tensors, following
-
-
-def check_structure(config: EncoderConfig, delegated: Counter[str], outside: Counter[str]) -> None:
-    """One softmax a map, and everything that costs time inside the delegate.
-
-    Raises:
-        ExportError: names what is off.
-    """
-    reuse_groups = len({o for layer, o in enumerate(config.map_owner) if o != layer})
-    maps = len(config.owners) + (reuse_groups if config.reused_map == "softmax_again" else 0)
-    softmaxes = delegated["_softmax"] + outside["_softmax"]
-    if softmaxes != maps:
-        raise ExportError(
-            f"the lowered graph computes {softmaxes} attention maps, the architecture has {maps}: "
-            "reuse was lost in lowering"
-        )
-    hot = ("convolution", "linear", "mm", "addmm", "bmm", "_softmax", "gelu")
-    left = {name: outside[name] for name in hot if outside[name]}
-    if left:
-        raise ExportError(f"these operators stayed outside the XNNPACK delegate: {left}")

@@ -64,6 +64,7 @@ def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
         ("precision", card.precision),
         ("context", context),
         ("look-ahead", f"{card.lookahead_seconds:.2f} s"),
+        ("state", f"{card.state_bytes / 1024:.0f} KiB a stream" if card.state else None),
         ("symbols", None if card.vocabulary is None else len(card.vocabulary)),
         ("words", "any" if words is None and card.task == "ctc" else words),
         ("hidden layers", card.hidden_layers),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from rdsdk.decoding.vocabulary import Vocabulary
@@ -25,7 +26,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Method:
-    """One method of the program: tensor names in order, and how many samples a call may hold."""
+    """One method of the program: tensor names in order, and how many samples a call may hold.
+
+    ``forward`` is always there. ``step``, in streaming artefacts, takes exactly one chunk.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -104,6 +108,16 @@ class Card:
         """Seconds from one frame to the next."""
         return self.hop_samples / self.sample_rate
 
+    @property
+    def chunk_samples(self) -> int:
+        """Samples by which a stream advances at a time; 0 for a full-context encoder."""
+        return 0 if self.context is None else self.context.chunk_frames * self.hop_samples
+
+    @property
+    def state_bytes(self) -> int:
+        """What the program remembers of a stream between two chunks."""
+        return sum(4 * prod(shape) for shape in self.state.values())
+
 
 class _CardFault(Exception):
     pass
@@ -157,27 +171,36 @@ def _check(card: Card) -> None:
         )
     if "forward" not in card.methods:
         raise _CardFault(f"no method forward among {sorted(card.methods)}")
-    method = card.methods["forward"]
     outputs = (*(("log_probs",) if card.task == "ctc" else ()), "hidden", *card.state)
-    if method.inputs != (WAVEFORM, *card.state) or method.outputs != outputs:
-        raise _CardFault(
-            f"forward has inputs {list(method.inputs)} and outputs {list(method.outputs)}, "
-            f"expected {[WAVEFORM, *card.state]} and {list(outputs)}"
-        )
-    if not card.receptive_field_samples <= method.min_samples <= method.max_samples:
-        raise _CardFault(
-            f"forward takes {method.min_samples} to {method.max_samples} samples, expected at "
-            f"least {card.receptive_field_samples} and an upper bound above the lower"
-        )
+    for name, method in card.methods.items():
+        if method.inputs != (WAVEFORM, *card.state) or method.outputs != outputs:
+            raise _CardFault(
+                f"{name} has inputs {list(method.inputs)} and outputs {list(method.outputs)}, "
+                f"expected {[WAVEFORM, *card.state]} and {list(outputs)}"
+            )
+        if not card.receptive_field_samples <= method.min_samples <= method.max_samples:
+            raise _CardFault(
+                f"{name} takes {method.min_samples} to {method.max_samples} samples, expected at "
+                f"least {card.receptive_field_samples} and an upper bound above the lower"
+            )
     if (card.context is None) != (not card.state):
         raise _CardFault("a streaming context and a state go together, but only one is there")
+    chunk = card.chunk_samples + OVERLAP_SAMPLES
     if card.context is not None:
-        chunk = card.context.chunk_frames * card.hop_samples + OVERLAP_SAMPLES
+        method = card.methods["forward"]
         if not method.min_samples <= chunk <= method.max_samples:
             raise _CardFault(
                 f"a chunk of {chunk} samples is outside forward's {method.min_samples} to "
                 f"{method.max_samples}"
             )
+    step = card.methods.get("step")
+    if step is not None and (
+        card.context is None or {step.min_samples, step.max_samples} != {chunk}
+    ):
+        raise _CardFault(
+            f"step takes {step.min_samples} to {step.max_samples} samples, expected one chunk of a "
+            "streaming context"
+        )
     _positive(card.architecture, "width")
     if not card.hidden_layers:
         raise _CardFault("hidden_layers is empty")

@@ -29,7 +29,7 @@ class ChunkedFrames:
         self._program = program
         self._hop = card.hop_samples
         self._overlap = card.receptive_field_samples - card.hop_samples
-        self._chunk = card.context.chunk_frames * card.hop_samples
+        self._chunk = card.chunk_samples
         most = (card.methods["forward"].max_samples - self._overlap) // self._chunk
         wanted = int(call_seconds * card.sample_rate) // self._chunk
         self._chunks_a_call = max(1, min(most, wanted))
@@ -68,7 +68,7 @@ class ChunkedFrames:
         outputs, state = [], self._state
         for start in range(0, chunks * self._chunk, self._chunk):
             block = padded[start : start + self._chunk + self._overlap]
-            outputs.append(output := self._program.forward(block, state))
+            outputs.append(output := self._program.step(block, state))
             state = output.state
         # Only after success, so that a failed call can be tried again.
         self._ended = True
@@ -84,7 +84,8 @@ class ChunkedFrames:
 
     def _run(self, chunks: int) -> Output:
         waveform = self._pending.first(chunks * self._chunk + self._overlap)
-        output = self._program.forward(waveform, self._state)
+        run = self._program.step if chunks == 1 else self._program.forward
+        output = run(waveform, self._state)
         # Only after success, so that a failed call loses nothing.
         self._pending.drop(chunks * self._chunk)
         self._state = output.state

@@ -12,7 +12,7 @@ import numpy as np
 from rdsdk.errors import ModelError
 from rdsdk.runtime import executorch
 from rdsdk.runtime.artefact import read_artefact
-from rdsdk.runtime.card import Card
+from rdsdk.runtime.card import Card, Method
 
 State = Mapping[str, np.ndarray]
 _FLOAT = 6  # ExecuTorch's ScalarType of float32
@@ -21,7 +21,7 @@ _FAULTS = (RuntimeError, MemoryError, IndexError, UnicodeDecodeError)
 
 
 class Output(NamedTuple):
-    """One call of ``forward``: log_probs (T, V) or None, hidden (T, D), and the state to go on."""
+    """One call of a method: log_probs (T, V) or None, hidden (T, D), and the state to go on."""
 
     log_probs: np.ndarray | None
     hidden: np.ndarray
@@ -53,9 +53,11 @@ class Program:
         self._program = self._load()
         self.card_json = self._read_card()
         self.card = Card.from_json(self.card_json, source=str(self.path))
-        self._check_signature()
+        for name in self.card.methods:
+            self._check_signature(name)
         executorch.pool_is_used()
-        self._forward = self._load_method("forward")
+        # All of a program's methods share one arena of memory, so a second one costs little.
+        self._methods = {name: self._load_method(name) for name in self.card.methods}
         self._silent: State | None = None
 
     @property
@@ -75,9 +77,8 @@ class Program:
         """
         if self._silent is None:
             overlap = self.card.receptive_field_samples - self.card.hop_samples
-            assert self.card.context is not None
-            chunk = self.card.context.chunk_frames * self.card.hop_samples
-            self._silent = self.forward(np.zeros(chunk + overlap, np.float32)).state
+            silence = np.zeros(self.card.chunk_samples + overlap, np.float32)
+            self._silent = self.step(silence).state
         return self._silent
 
     def forward(self, waveform: np.ndarray, state: State | None = None) -> Output:
@@ -89,10 +90,25 @@ class Program:
         Raises:
             ModelError: a length, shape or state the program does not take, or the run failed.
         """
+        return self._run("forward", waveform, state)
+
+    def step(self, waveform: np.ndarray, state: State | None = None) -> Output:
+        """The same for exactly one chunk: 320 * chunk_frames + 80 samples.
+
+        An artefact without a method of that name runs ``forward``.
+
+        Raises:
+            ModelError: as ``forward``, or a full-context program, which has no chunks.
+        """
+        if self.card.context is None:
+            raise ModelError(f"{self.path} is a full-context model; it has no chunks to step by")
+        return self._run("step" if "step" in self.card.methods else "forward", waveform, state)
+
+    def _run(self, name: str, waveform: np.ndarray, state: State | None) -> Output:
         import torch
 
-        method = self.card.methods["forward"]
-        self._check_length(waveform)
+        method = self.card.methods[name]
+        self._check_length(method, waveform)
         state = self.fresh_state() if state is None else state
         if {n: a.shape for n, a in state.items()} != dict(self.card.state):
             raise ModelError(
@@ -104,7 +120,7 @@ class Program:
         inputs = [torch.from_numpy(np.require(a, np.float32, ["C", "W", "A"])) for a in arrays]
         with self._lock:
             try:
-                outputs = self._forward(inputs)
+                outputs = self._methods[name](inputs)
             except _FAULTS as error:
                 raise ModelError(f"{self.path}: the program failed to run: {error}") from error
         named = {name: out.numpy() for name, out in zip(method.outputs, outputs, strict=True)}
@@ -115,13 +131,11 @@ class Program:
             {name: named[name] for name in self.card.state},
         )
 
-    def _check_length(self, waveform: np.ndarray) -> None:
-        method, context = self.card.methods["forward"], self.card.context
+    def _check_length(self, method: Method, waveform: np.ndarray) -> None:
+        context = self.card.context
         overlap = self.card.receptive_field_samples - self.card.hop_samples
         samples = waveform.shape[0] if waveform.ndim == 1 else -1
-        whole = context is None or (
-            (samples - overlap) % (context.chunk_frames * self.card.hop_samples) == 0
-        )
+        whole = context is None or (samples - overlap) % self.card.chunk_samples == 0
         if not method.min_samples <= samples <= method.max_samples or not whole:
             chunks = "" if context is None else f" in whole chunks of {context.chunk_frames} frames"
             raise ModelError(
@@ -173,16 +187,16 @@ class Program:
             raise ModelError(f"{self.path}: its card is {values!r:.80}, expected one JSON text")
         return str(values[0])
 
-    def _check_signature(self) -> None:
+    def _check_signature(self, method: str) -> None:
         """The lowered method must take and give what the card says: a wrong shape would abort."""
-        card, expected = self.card, self.card.methods["forward"]
+        card, expected = self.card, self.card.methods[method]
         try:
             with executorch.quiet():
-                meta = self._program.method_meta("forward")
+                meta = self._program.method_meta(method)
                 inputs = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
                 outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
         except _FAULTS as error:
-            raise ModelError(f"{self.path}: its method forward is unreadable ({error})") from None
+            raise ModelError(f"{self.path}: its method {method} is unreadable ({error})") from None
         frames = (
             expected.max_samples - (card.receptive_field_samples - card.hop_samples)
         ) // card.hop_samples
@@ -198,13 +212,13 @@ class Program:
             shapes = [tuple(info.sizes()) for info in got]
             if len(shapes) != len(wanted):
                 raise ModelError(
-                    f"{self.path}: its method forward has {len(shapes)} {what}s, its card names "
+                    f"{self.path}: its method {method} has {len(shapes)} {what}s, its card names "
                     f"{len(wanted)}: {list(names)}; export the model again"
                 )
             for name, info, shape, want in zip(names, got, shapes, wanted, strict=True):
                 if info.dtype() != _FLOAT or not _fits(shape, want, longer=name not in card.state):
                     raise ModelError(
-                        f"{self.path}: the {what} {name} of its method forward is planned as "
+                        f"{self.path}: the {what} {name} of its method {method} is planned as "
                         f"{shape} (type {info.dtype()}), its card says {want} of float32; export "
                         "the model again"
                     )

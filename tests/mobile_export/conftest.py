@@ -26,8 +26,8 @@ FULL_CONTEXT = replace(
 )
 
 
-def make_checkpoint(config: EncoderConfig, text: bool = True) -> Checkpoint:
-    torch.manual_seed(2)
+def make_checkpoint(config: EncoderConfig, text: bool = True, seed: int = 2) -> Checkpoint:
+    torch.manual_seed(seed)
     vocabulary = Vocabulary.characters() if text else None
     student = sharpen(Student(config, None if vocabulary is None else len(vocabulary))).eval()
     return Checkpoint(student, vocabulary, {"licence": "CC0", "training_data": ["nothing"]})

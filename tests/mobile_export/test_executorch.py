@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 
 import mobile_export.executorch as executorch_room
 from mobile_export.cli import main
-from mobile_export.executorch import Exported, export
+from mobile_export.executorch import Exported, export, lower
+from mobile_export.programs import folded, methods
 from mobile_export.quantize import quantize
-from mobile_export.verify import check_structure, verify
+from mobile_export.structure import check_structure
+from mobile_export.verify import verify
 from rdsdk.errors import ConfigError, ExportError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
-from rdsdk.models.config import Context, preset
+from rdsdk.models.config import Context, EncoderConfig, preset
+from rdsdk.models.encoder import Encoder
 from rdsdk.models.student import Student
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.recognizer import load
@@ -28,8 +32,8 @@ def test_a_streaming_artefact_equals_its_checkpoint_to_float_rounding(
     streaming_fp32: Exported,
 ) -> None:
     assert streaming_fp32.agreement.worst_snr_db > 90
-    # Several calls that hand the state on, at several chunk counts.
-    assert streaming_fp32.agreement.calls == 11
+    # Several calls of each method that hand the state on, at several chunk counts.
+    assert streaming_fp32.agreement.calls == 22
 
 
 def test_an_int8_artefact_is_close_and_its_linear_layers_are_int8(
@@ -37,25 +41,48 @@ def test_an_int8_artefact_is_close_and_its_linear_layers_are_int8(
 ) -> None:
     assert 20 < streaming_int8.agreement.worst_snr_db < 90
     assert streaming_int8.size_bytes < streaming_fp32.size_bytes
-    quantizers = [n for n in streaming_int8.lowered.delegated if "quantize" in n]
-    assert quantizers
-    assert not [n for n in streaming_fp32.lowered.delegated if "quantize" in n]
+    for name, method in streaming_int8.lowered.structures.items():
+        assert [n for n in method.delegated if "quantize" in n]
+        plain = streaming_fp32.lowered.structures[name].delegated
+        assert not [n for n in plain if "quantize" in n]
 
 
-def test_there_is_one_softmax_for_each_owner_inside_the_delegate(
+def test_a_map_is_computed_once_by_its_owner_and_read_by_exactly_its_group(
     streaming_fp32: Exported, streaming_int8: Exported, full_context_fp32: Exported
 ) -> None:
     for made in (streaming_fp32, streaming_int8):
-        assert made.lowered.delegated["_softmax"] == len(STREAMING.owners) == 2
-        assert made.lowered.outside["_softmax"] == 0
+        assert set(made.lowered.structures) == {"forward", "step"}
+        for method in made.lowered.structures.values():
+            assert method.delegated["_softmax"] == len(STREAMING.owners) == 2
+            assert method.outside["_softmax"] == 0
+            assert list(method.map_readers) == [Counter(bmm=2), Counter(bmm=2)]
     # The released reuse adds one second softmax for the one group that reuses.
-    assert full_context_fp32.lowered.delegated["_softmax"] == len(FULL_CONTEXT.owners) + 1
+    released = full_context_fp32.lowered.structures["forward"]
+    assert released.delegated["_softmax"] == len(FULL_CONTEXT.owners) + 1
+    assert [*released.map_readers] == [Counter(bmm=1, _softmax=1), Counter(bmm=1), Counter(bmm=1)]
 
 
 def test_products_and_convolutions_are_delegated(streaming_int8: Exported) -> None:
-    for name in ("convolution", "linear", "bmm", "mm", "addmm", "gelu"):
-        assert streaming_int8.lowered.outside[name] == 0
-    assert streaming_int8.lowered.delegated["convolution"] == len(STREAMING.convs) + 1
+    for method in streaming_int8.lowered.structures.values():
+        for name in ("convolution", "linear", "bmm", "mm", "addmm", "gelu"):
+            assert method.outside[name] == 0
+        assert method.delegated["convolution"] == len(STREAMING.convs) + 1
+
+
+def test_a_step_method_costs_next_to_nothing_in_the_file(
+    streaming: Checkpoint, streaming_fp32: Exported
+) -> None:
+    made = methods(folded(quantize(streaming.student, "fp32")))
+    alone = lower({"forward": made["forward"]}, "{}").buffer
+    both = lower(made, "{}").buffer
+    # Graphs of the same layers, once more; a model this tiny is mostly graph, so weights decide.
+    weights = 4 * streaming.student.parameter_count()
+    assert len(both) - len(alone) < 0.6 * weights
+    # Negative control: a method over other weights doubles them.
+    other = methods(folded(quantize(make_checkpoint(STREAMING, seed=3).student, "fp32")))
+    doubled = lower({"forward": made["forward"], "step": other["step"]}, "{}").buffer
+    assert len(doubled) - len(both) > 0.9 * weights
+    assert streaming_fp32.state_bytes == 4 * (15 * 32 + 2 * 16 * 32 + 4 * 16 * 32 + 16)
 
 
 def test_the_card_is_in_the_file_and_the_runtime_needs_nothing_else(
@@ -138,13 +165,38 @@ def test_a_failed_check_leaves_no_file_and_touches_no_older_one(
     assert export(streaming, path, "fp32").agreement.worst_snr_db > 90
 
 
-def test_a_lost_reuse_or_a_hot_operator_outside_is_refused() -> None:
-    whole = Counter({"_softmax": 2, "convolution": 10})
-    check_structure(STREAMING, whole, Counter())
-    with pytest.raises(ExportError, match="3 attention maps, the architecture has 2"):
-        check_structure(STREAMING, whole + Counter({"_softmax": 1}), Counter())
+def test_a_lost_reuse_or_a_hot_operator_outside_is_refused(streaming_fp32: Exported) -> None:
+    found = streaming_fp32.lowered.structures["step"]
+    check_structure(STREAMING, "step", found)
+    lost = replace(found, delegated=found.delegated + Counter({"_softmax": 1}))
+    with pytest.raises(ExportError, match="step computes 3 attention maps, the architecture has 2"):
+        check_structure(STREAMING, "step", lost)
+    # As many maps, but the second is read by three layers and the first by its owner alone.
+    uneven = replace(STREAMING, map_owner=(0, 1, 1, 1))
+    with pytest.raises(ExportError, match="maps are read by"):
+        check_structure(uneven, "step", found)
+    hot = replace(found, outside=found.outside + Counter({"bmm": 1}))
     with pytest.raises(ExportError, match=r"outside the XNNPACK delegate: \{'bmm': 1\}"):
-        check_structure(STREAMING, whole, Counter({"bmm": 1, "native_layer_norm": 9}))
+        check_structure(STREAMING, "step", hot)
+
+
+class ConfusedEncoder(Encoder):
+    """Its last layer applies the map of the first group: a fault in the graph, not the config."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.config = replace(config, map_owner=(0, 0, 2, 0))
+
+
+def test_a_graph_that_applies_a_wrong_map_is_refused() -> None:
+    confused = make_checkpoint(STREAMING)
+    encoder = ConfusedEncoder(STREAMING)
+    encoder.load_state_dict(confused.student.encoder.state_dict())
+    confused.student.encoder = encoder.eval()
+    found = lower(methods(folded(confused.student)), "{}").structures["step"]
+    assert [*found.map_readers] == [Counter(bmm=3), Counter(bmm=1)]
+    with pytest.raises(ExportError, match="maps are read by"):
+        check_structure(STREAMING, "step", found)
 
 
 def test_quantising_leaves_the_student_as_it_was(streaming: Checkpoint) -> None:

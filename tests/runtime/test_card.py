@@ -21,6 +21,17 @@ def test_a_card_is_read_into_types():
     assert card.state["positions"] == (1, 3, 8)
     assert card.methods["forward"].max_samples == tiny_program.MAX_SAMPLES
     assert card.frame_seconds == 0.02
+    assert card.chunk_samples == 320 * tiny_program.CHUNK_FRAMES
+    assert card.state_bytes == 4 * (3 * 8 + 8 * 8 + 8 * 8 + 8)
+
+
+def test_a_full_context_card_has_no_chunk_and_no_step():
+    card = Card.from_json(json.dumps(tiny_program.card(False)), "talk.pte")
+    assert (card.chunk_samples, card.state_bytes) == (0, 0)
+    forward = tiny_program.card(False)["methods"]["forward"]
+    value = tiny_program.card(False, methods={"forward": forward, "step": forward})
+    with pytest.raises(ModelError, match="one chunk of a streaming"):
+        Card.from_json(json.dumps(value), "talk.pte")
 
 
 def test_fields_that_a_later_export_adds_are_no_harm():
@@ -59,6 +70,7 @@ def test_a_version_that_is_none_is_refused(version):
 
 
 FORWARD = tiny_program.card(True)["methods"]["forward"]
+STEP = tiny_program.card(True)["methods"]["step"]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +87,8 @@ FORWARD = tiny_program.card(True)["methods"]["forward"]
         ({"methods": {}}, "no method forward"),
         ({"methods": {"forward": FORWARD | {"inputs": ["waveform"]}}}, "inputs"),
         ({"methods": {"forward": FORWARD | {"max_samples": 5}}}, "5 samples"),
+        ({"methods": {"forward": FORWARD, "step": FORWARD}}, "one chunk of a streaming"),
+        ({"methods": {"forward": FORWARD, "step": STEP | {"outputs": []}}}, "step has inputs"),
         ({"hidden_layers": []}, "hidden_layers"),
         ({"training_data": [1]}, "list of text"),
     ],

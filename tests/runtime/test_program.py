@@ -1,3 +1,4 @@
+import json
 import threading
 
 import numpy as np
@@ -39,6 +40,45 @@ def test_the_state_matters_and_carries_a_stream_over_calls(program):
     assert np.allclose(np.concatenate([first.hidden, second.hidden]), whole.hidden, atol=1e-5)
     forgotten = program.forward(waveform[2 * CHUNK :])
     assert np.abs(forgotten.hidden - second.hidden).max() > 1e-2
+
+
+def test_a_step_is_forward_of_one_chunk_and_both_hand_on_the_same_state(program):
+    waveform = noise(4 * CHUNK + 80)
+    whole = program.forward(waveform)
+    first = program.step(waveform[: CHUNK + 80])
+    middle = program.forward(waveform[CHUNK : 3 * CHUNK + 80], first.state)
+    last = program.step(waveform[3 * CHUNK :], middle.state)
+    got = np.concatenate([first.hidden, middle.hidden, last.hidden])
+    assert np.allclose(got, whole.hidden, atol=1e-5)
+    for name, array in whole.state.items():
+        assert np.allclose(last.state[name], array, atol=1e-5)
+    # Negative control: without the state in between it is another sound.
+    assert np.abs(program.step(waveform[3 * CHUNK :]).hidden - last.hidden).max() > 1e-2
+
+
+def test_a_step_takes_one_chunk_and_nothing_else(program, full_pte):
+    for samples in (2 * CHUNK + 80, CHUNK, CHUNK + 81):
+        with pytest.raises(ModelError, match=rf"{CHUNK + 80} to {CHUNK + 80} samples"):
+            program.step(noise(samples))
+    with pytest.raises(ModelError, match="full-context model"):
+        Program(full_pte).step(noise(CHUNK + 80))
+
+
+def test_an_artefact_without_a_step_method_steps_by_forward(program, tmp_path):
+    methods = {"forward": tiny_program.card(True)["methods"]["forward"]}
+    older = Program(tiny_program.build(tmp_path / "older.pte", methods=methods))
+    assert set(older.card.methods) == {"forward"}
+    waveform = noise(CHUNK + 80)
+    assert np.allclose(older.step(waveform).hidden, program.step(waveform).hidden, atol=1e-5)
+
+
+def test_a_step_that_the_card_promises_must_be_there(tmp_path, monkeypatch):
+    real = tiny_program.card(True)
+    only = real | {"methods": {"forward": real["methods"]["forward"]}}
+    path = tiny_program.build(tmp_path / "lies.pte", **only)
+    monkeypatch.setattr(Program, "_read_card", lambda self: json.dumps(real))
+    with pytest.raises(ModelError, match="step"):
+        Program(path)
 
 
 def test_the_inputs_are_not_changed(program):

@@ -147,6 +147,13 @@ def card(streaming: bool, **changes: Any) -> dict[str, Any]:
     }
     names = list(shapes) if streaming else []
     ctc = changes.get("task", "ctc") == "ctc"
+    forward = {
+        "inputs": ["waveform", *names],
+        "outputs": [*(["log_probs"] if ctc else []), "hidden", *names],
+        "min_samples": HOP * CHUNK_FRAMES + 80 if streaming else FULL_MIN_SAMPLES,
+        "max_samples": MAX_SAMPLES,
+    }
+    step = forward | {"max_samples": HOP * CHUNK_FRAMES + 80}
     value: dict[str, Any] = {
         "format": "rdsdk",
         "version": 1,
@@ -167,14 +174,7 @@ def card(streaming: bool, **changes: Any) -> dict[str, Any]:
         "context": {"chunk_frames": CHUNK_FRAMES, "left_frames": LEFT} if streaming else None,
         "lookahead_seconds": 0.08,
         "precision": "fp32",
-        "methods": {
-            "forward": {
-                "inputs": ["waveform", *names],
-                "outputs": [*(["log_probs"] if ctc else []), "hidden", *names],
-                "min_samples": HOP * CHUNK_FRAMES + 80 if streaming else FULL_MIN_SAMPLES,
-                "max_samples": MAX_SAMPLES,
-            }
-        },
+        "methods": {"forward": forward, "step": step} if streaming else {"forward": forward},
         "state": [{"name": n, "shape": shapes[n]} for n in names],
         "hidden_layers": [1],
         "licence": "Apache-2.0",
@@ -199,9 +199,12 @@ def build(path: Path, *, streaming: bool = True, **changes: Any) -> Path:
         length = Dim("samples", min=FULL_MIN_SAMPLES, max=MAX_SAMPLES)
     dynamic = ({1: length}, *({} for _ in example[1:]))
     with torch.no_grad():
-        exported = export(module, example, dynamic_shapes=dynamic, strict=False)
+        exported = {"forward": export(module, example, dynamic_shapes=dynamic, strict=False)}
+        if "step" in value["methods"]:
+            chunk = (example[0][:, : HOP * CHUNK_FRAMES + 80], *example[1:])
+            exported["step"] = export(module, chunk, strict=False)
         program = to_edge_transform_and_lower(
-            {"forward": exported},
+            exported,
             partitioner=[XnnpackPartitioner()],
             constant_methods={"card": json.dumps(value)},
         ).to_executorch()
