@@ -17,7 +17,11 @@ from rdsdk.data.word_clips import DIGITS, free_of_digits, read_mono
 def make_dev(
     digits: Path, speaker: str, out: Path, seed: int, isolated: int, strings: int
 ) -> list[dict[str, Any]]:
-    """The development speaker: single digits as recorded, and strings of 3 to 8 of them."""
+    """The development speaker: single digits as recorded, and strings of 3 to 8 of them.
+
+    Each row's alignment says where its words are: a recorded digit is cut off tightly, so it is
+    taken as spoken from its first sample to its last.
+    """
     rng = np.random.default_rng([seed, 2_000_000])
     by_digit: dict[str, list[Path]] = {}
     for word, path in digit_recordings(digits)[speaker]:
@@ -31,16 +35,20 @@ def make_dev(
             said, name = [word], f"dev-isolated-{number:03d}"
             # Every recording once before any twice.
             waveform = read_mono(paths[number // len(words) % len(paths)])
+            alignment = [_spoken(word, 0, len(waveform))]
         else:
             said = [str(w) for w in rng.choice(words, int(rng.integers(3, 9)))]
             name = f"dev-string-{number - isolated:03d}"
-            pieces = [np.zeros(3200, np.float32)]
+            pieces, alignment = [np.zeros(3200, np.float32)], []
             for word in said:
                 path = by_digit[word][int(rng.integers(len(by_digit[word])))]
+                start = sum(map(len, pieces))
                 pieces.append(fade(set_level(read_mono(path), -27)))
+                alignment.append(_spoken(word, start, len(pieces[-1])))
                 pieces.append(np.zeros(round(rng.uniform(0.03, 0.6) * SAMPLE_RATE), np.float32))
             waveform = np.concatenate(pieces)
-        rows.append(_dev_row(out, name, waveform, " ".join(said), speaker, *FSDD))
+        row = _dev_row(out, name, waveform, " ".join(said), speaker, *FSDD)
+        rows.append({**row, "alignment": alignment})
     return rows
 
 
@@ -60,6 +68,10 @@ def make_dev_negative(
         )
         for row in chosen
     ]
+
+
+def _spoken(word: str, start: int, samples: int) -> list[Any]:
+    return [word, round(start / SAMPLE_RATE, 4), round((start + samples) / SAMPLE_RATE, 4)]
 
 
 def _dev_row(

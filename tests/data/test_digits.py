@@ -11,6 +11,7 @@ import soundfile
 from rich.console import Console
 
 from rdsdk.data.acoustics import SAMPLE_RATE, frame_levels_db
+from rdsdk.data.alignment import alignment_problem
 from rdsdk.data.digit_clips import KINDS, frames_needed, isolated, string
 from rdsdk.data.digit_sources import Bank, Token, cut_digits, may_stand_alone, read_noises
 from rdsdk.data.digits import Plan, clip_counts, main, make_corpus
@@ -208,6 +209,19 @@ def test_the_development_speaker_is_in_dev_and_nowhere_in_train(built: Path) -> 
     as_recorded = soundfile.read(built / "out" / alone[0]["audio"])[0]
     assert len(as_recorded) == pytest.approx(0.3 * SAMPLE_RATE, abs=2)
     assert all(3 <= len(row["text"].split()) <= 8 for row in dev[10:])
+
+
+def test_the_alignment_of_dev_is_where_its_words_sound(built: Path) -> None:
+    dev = rows_of(built / "out" / "dev.jsonl")
+    assert alignment_problem(dev[-1]["alignment"]) is None
+    for row in dev:
+        assert " ".join(word for word, _, _ in row["alignment"]) == row["text"]
+        waveform = soundfile.read(built / "out" / row["audio"])[0]
+        inside = np.zeros(len(waveform), bool)
+        for _, start, end in row["alignment"]:
+            inside[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = True
+        assert not waveform[~inside].any()
+        assert np.abs(waveform[inside]).mean() > 1e-3
 
 
 def test_dev_negatives_are_sentences_without_digit_words(built: Path) -> None:

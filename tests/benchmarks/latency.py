@@ -1,0 +1,264 @@
+"""How late and how right words come, by chunk size: the same weights, streamed live.
+
+``python -m tests.benchmarks.latency data/digits/dev.jsonl --negative data/digits/dev_negative.jsonl
+[--checkpoint FOLDER] [--chunks 4 8 16 32 64 full] [--json FILE] [--figure FILE.png]``. Each chunk
+size is exported to int8 on the spot. Every recording of the aligned manifest, between silences of
+some length, is fed in blocks of 20 ms on a clock that counts the sound and adds the time that each
+call really took. One thread. Times are counted from the end of a word as the alignment has it, over
+the words that were recognised:
+
+- partial: until a partial or final segment first shows the word;
+- final: until the final segment comes that holds it, for its last word;
+- taken back: words whose place later showed something else before the final segment.
+
+A full-context model says nothing before the end: its sound ends with the silence that makes the
+others' segments final.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+from lhotse.cut import Cut
+from rich.console import Console
+from rich.progress import track
+
+import rdsdk
+import rdsdk.pretrained
+from mobile_export.executorch import export
+from rdsdk.data.alignment import SYMBOLS
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.waveform import load_waveform
+from rdsdk.models import checkpoint
+from rdsdk.runtime.executorch import set_threads
+from tests.benchmarks.streaming import beside_offline
+
+BLOCK = 320
+RATE = 16_000
+LEAD_SECONDS = 0.5
+TRAIL_SECONDS = 2.6
+"""Longer than a chunk and the trailing silence that ends a segment."""
+CHUNKS = ("4", "8", "16", "32", "64", "full")
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A word of the reference, in seconds of what is fed."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """A segment and the moment it came, on the clock of the sound."""
+
+    seconds: float
+    segment: rdsdk.Segment
+
+
+@dataclass
+class Heard:
+    """What all recordings gave at one chunk size."""
+
+    errors: int = 0
+    words: int = 0
+    partial: list[float] = field(default_factory=list)
+    final: list[float] = field(default_factory=list)
+    start_error: list[float] = field(default_factory=list)
+    taken_back: int = 0
+
+
+def live(recognizer: rdsdk.Recognizer, waveform: np.ndarray) -> list[Event]:
+    """Feed a waveform as a microphone would; what comes, and when."""
+    events, free = [], 0.0
+    stream = recognizer.stream()
+    for start in range(0, len(waveform) + 1, BLOCK):
+        block = waveform[start : start + BLOCK]
+        begun = time.perf_counter()
+        segments = stream.feed(block) if len(block) == BLOCK else stream.finish()
+        # Work begins when the block is there and the one before is done.
+        free = max((start + len(block)) / RATE, free) + time.perf_counter() - begun
+        events += [Event(free, segment) for segment in segments]
+    return events
+
+
+def score(heard: Heard, reference: Sequence[Spoken], events: Sequence[Event]) -> None:
+    """Count one recording's errors and delays."""
+    words: list[tuple[rdsdk.Word, int, int]] = []  # the word, its event, its place in the segment
+    for number, event in enumerate(events):
+        if event.segment.is_final:
+            words += [(w, number, place) for place, w in enumerate(event.segment.words)]
+    said = jiwer.process_words(
+        " ".join(w.text for w in reference), " ".join(w.text for w, _, _ in words)
+    )
+    heard.errors += said.substitutions + said.insertions + said.deletions
+    heard.words += len(reference)
+    for part in said.alignments[0]:
+        if part.type != "equal":
+            continue
+        for offset in range(part.ref_end_idx - part.ref_start_idx):
+            spoken = reference[part.ref_start_idx + offset]
+            word, number, place = words[part.hyp_start_idx + offset]
+            _score_word(heard, spoken, word, number, place, events)
+
+
+def _score_word(
+    heard: Heard,
+    spoken: Spoken,
+    word: rdsdk.Word,
+    number: int,
+    place: int,
+    events: Sequence[Event],
+) -> None:
+    first = number
+    while first > 0 and not events[first - 1].segment.is_final:
+        first -= 1
+    shown = [
+        event.segment.words[place].text if place < len(event.segment.words) else None
+        for event in events[first : number + 1]
+    ]
+    appeared = shown.index(word.text)
+    heard.partial.append(events[first + appeared].seconds - spoken.end)
+    heard.taken_back += any(text != word.text for text in shown[appeared:])
+    heard.start_error.append(word.start - spoken.start)
+    if place == len(events[number].segment.words) - 1:
+        heard.final.append(events[number].seconds - spoken.end)
+
+
+def spoken_words(cut: Cut, lead_seconds: float) -> list[Spoken]:
+    """The aligned words of a recording that starts after ``lead_seconds``."""
+    return [
+        Spoken(item.symbol, lead_seconds + item.start, lead_seconds + item.start + item.duration)
+        for supervision in cut.supervisions
+        for item in (supervision.alignment or {}).get(SYMBOLS, [])
+    ]
+
+
+def surrounded(waveform: np.ndarray, number: int, trail_seconds: float) -> tuple[np.ndarray, float]:
+    """The recording between silences, whole blocks; the one before it falls anywhere in a chunk."""
+    lead_seconds = LEAD_SECONDS + 0.037 * (number % 36)
+    lead = np.zeros(round(lead_seconds * RATE), np.float32)
+    length = len(lead) + len(waveform) + round(trail_seconds * RATE)
+    sound = np.concatenate([lead, waveform, np.zeros(-(-length // BLOCK) * BLOCK, np.float32)])
+    return sound[: -(-length // BLOCK) * BLOCK], len(lead) / RATE
+
+
+def measure(path: Path, aligned: Sequence[Cut], negative: Sequence[Cut]) -> dict[str, Any]:
+    """All figures of one artefact."""
+    recognizer = rdsdk.load(path, threads=1)
+    context = recognizer.card.context
+    trail = TRAIL_SECONDS if context else rdsdk.EndpointRules().trailing_silence_seconds
+    heard, console = Heard(), Console(stderr=True)
+    for number, cut in enumerate(track(aligned, f"{path.stem}: words", console=console)):
+        waveform, lead_seconds = surrounded(load_waveform(cut), number, trail)
+        score(heard, spoken_words(cut, lead_seconds), live(recognizer, waveform))
+    false = 0
+    for cut in track(negative, f"{path.stem}: no words", console=console):
+        stream = recognizer.stream(partials=False)
+        false += bool(stream.feed(load_waveform(cut)) + stream.finish())
+    row: dict[str, Any] = {
+        "chunk_ms": None if context is None else 20 * context.chunk_frames,
+        "word_error_rate": heard.errors / max(1, heard.words),
+        "false_recordings": false,
+        "negative_recordings": len(negative),
+        "words_recognised": len(heard.partial),
+        "partial_ms": quartet(heard.partial),
+        "final_ms": quartet(heard.final),
+        "taken_back": heard.taken_back / max(1, len(heard.partial)),
+        "start_error_ms": quartet([abs(error) for error in heard.start_error]),
+    }
+    if context is not None:
+        row |= beside_offline(recognizer, rounds=3)
+    return row
+
+
+def quartet(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and 95th percentile in milliseconds."""
+    if not seconds:
+        return {"p50": float("nan"), "p95": float("nan")}
+    p50, p95 = np.percentile(np.array(seconds) * 1000, (50, 95))
+    return {"p50": float(p50), "p95": float(p95)}
+
+
+def artefact(source: checkpoint.Checkpoint, chunk: str, folder: Path) -> Path:
+    """The checkpoint as an int8 artefact with one chunk size, made once."""
+    path = folder / f"chunk-{chunk}.pte"
+    if not path.is_file():
+        print(f"exporting with a chunk of {chunk} frames ...", file=sys.stderr, flush=True)
+        if chunk == "full":
+            student = source.student.copy(replace(source.student.config, context=None))
+            made = replace(source, student=student)
+        else:
+            made = checkpoint.in_context(source, int(chunk), None)
+        export(made, path, "int8")
+    return path
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| chunk | word errors | false recordings | partial p50 / p95 ms | final p50 / p95 ms "
+        "| taken back | start off by p50 ms | streamed / offline cost |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        chunk = "full" if row["chunk_ms"] is None else f"{row['chunk_ms']} ms"
+        cost = "-"
+        if row["chunk_ms"] is not None:
+            streamed, offline = row["streamed_real_time_factor"], row["offline_real_time_factor"]
+            cost = f"{streamed:.4f} / {offline:.4f} = {streamed / offline:.2f}"
+        lines.append(
+            f"| {chunk} | {row['word_error_rate']:.1%} "
+            f"| {row['false_recordings']} of {row['negative_recordings']} "
+            f"| {row['partial_ms']['p50']:.0f} / {row['partial_ms']['p95']:.0f} "
+            f"| {row['final_ms']['p50']:.0f} / {row['final_ms']['p95']:.0f} "
+            f"| {row['taken_back']:.1%} | {row['start_error_ms']['p50']:.0f} | {cost} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest", type=Path, nargs="+", help="with alignments of words")
+    parser.add_argument("--negative", type=Path, nargs="*", default=[], help="without any words")
+    bundled = Path(rdsdk.pretrained.__path__[0]) / "digits"
+    parser.add_argument("--checkpoint", type=Path, default=bundled)
+    parser.add_argument("--chunks", nargs="+", default=list(CHUNKS), help="frames, or full")
+    parser.add_argument("--folder", type=Path, help="keep the exported files here")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    aligned = list(read_cuts([str(m) for m in options.manifest]))
+    if missing := [cut.id for cut in aligned if not spoken_words(cut, 0.0)]:
+        print(f"no alignment in {missing[0]} and {len(missing) - 1} others", file=sys.stderr)
+        return 2
+    negative = list(read_cuts([str(m) for m in options.negative])) if options.negative else []
+    set_threads(1)  # before the proof of the first export runs a program
+    source = checkpoint.load(options.checkpoint)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for chunk in options.chunks:
+            rows.append(measure(artefact(source, chunk, folder), aligned, negative))
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
