@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
-	@$(BIN)/python -m demo_app.terminal
+	@$(BIN)/python -m demo_app.recordings
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -127,6 +127,8 @@ class Microphone:
         """The device's own rate in Hz, once it is open."""
         self.overflows = 0
         """How often the driver itself lost sound."""
+        self.underflows = 0
+        """How often the device was late and the driver put silence in its place."""
         self.level_dbfs = -np.inf
         """The level of the newest block, in dB of full scale."""
         self._stream: Any = None
@@ -227,8 +229,8 @@ class Microphone:
 
     def _hear(self, block: np.ndarray, frames: int, when: Any, status: Any) -> None:
         """The callback, on the driver's thread: it must never wait."""
-        if status.input_overflow:
-            self.overflows += 1
+        self.overflows += bool(status.input_overflow)
+        self.underflows += bool(status.input_underflow)
         try:
             self._waiting.put_nowait((self._missed, block.copy()))
             self._missed = 0

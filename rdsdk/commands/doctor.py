@@ -94,7 +94,7 @@ def _listen(device: str | None, seconds: float) -> int:
         return _wrong("the sound is clipped: turn the microphone's gain down")
     if level < _QUIET_DBFS:
         return _wrong("hardly anything is heard: speak, come nearer, or turn the gain up")
-    if microphone.overflows or microphone.dropped_seconds:
+    if microphone.overflows or microphone.underflows or microphone.dropped_seconds:
         return _wrong("sound was lost: this machine is too busy to listen")
     print("the microphone is heard")
     return 0

@@ -150,8 +150,9 @@ class _Screen(_Lines):
             f"behind {1000 * device.waiting_seconds:.0f} ms",
         ]
         lost = device.dropped_seconds
-        if lost or device.overflows:
-            facts.append(f"lost {lost:.1f} s, {device.overflows} overflows")
+        if lost or device.overflows or device.underflows:
+            counts = f"{device.overflows} overflows, {device.underflows} underflows"
+            facts.append(f"lost {lost:.1f} s, {counts}")
         footer = Text("  ".join([*facts, "Ctrl-C ends"]), style="cyan", no_wrap=True)
         return Group(heard, footer)
 

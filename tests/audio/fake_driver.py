@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-CALM, OVERFLOW = (types.SimpleNamespace(input_overflow=lost) for lost in (False, True))
+CALM, OVERFLOW, UNDERFLOW = (
+    types.SimpleNamespace(input_overflow=lost, input_underflow=late)
+    for lost, late in ((False, False), (True, False), (False, True))
+)
 
 
 class FakeDriver(types.ModuleType):

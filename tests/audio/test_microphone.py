@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_driver import OVERFLOW, FakeDriver
+from fake_driver import OVERFLOW, UNDERFLOW, FakeDriver
 from pulse import Pulse, pulse_server
 
 from rdsdk.audio.microphone import Microphone, SilentMicrophoneWarning, input_devices
@@ -86,13 +86,15 @@ def test_a_slow_listener_loses_the_newest_and_keeps_its_times(driver: FakeDriver
     np.testing.assert_allclose(heard[13_300:15_500], expected[13_300:15_500], atol=2e-3)
 
 
-def test_what_the_driver_lost_is_counted(driver: FakeDriver) -> None:
+def test_what_the_driver_lost_or_made_up_is_counted(driver: FakeDriver) -> None:
     with Microphone() as microphone:
         driver.hear(tone(0.04), OVERFLOW)
+        driver.hear(tone(0.04), UNDERFLOW)
+        driver.hear(tone(0.04), UNDERFLOW)
         driver.hear(tone(0.04))
         microphone.stop()
         list(microphone)
-    assert microphone.overflows == 1
+    assert (microphone.overflows, microphone.underflows) == (1, 2)
 
 
 def test_a_device_that_goes_away_gives_what_it_had_and_then_the_error(driver: FakeDriver) -> None:

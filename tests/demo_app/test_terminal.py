@@ -1,89 +1,57 @@
-import json
+"""The captions demo on a driver that hears what the test says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from tiny_program import SAMPLE_RATE, tones
+from tiny_program import tones
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "audio"))
+from fake_driver import FakeDriver
 
 import rdsdk
 from demo_app import terminal
 
+SPEECH = tones("ABC DE" + 20 * "_" + "F GH")
+
 
 @pytest.fixture
-def wav(tmp_path) -> Path:
-    path = tmp_path / "speech.wav"
-    soundfile.write(path, tones("ABC DE" + 10 * "_" + "F GH"), SAMPLE_RATE)
-    return path
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    made = FakeDriver(rate=16_000.0)
+    monkeypatch.setitem(sys.modules, "sounddevice", made)
+    return made
 
 
-def test_a_file_is_drawn_with_its_words_times_and_speed(wav, streaming_pte, capsys):
-    assert terminal.main([str(wav), "--model", str(streaming_pte)]) == 0
-    out = capsys.readouterr().out
-    assert "speech.wav" in out
-    assert "ABC DE F GH" in out
-    assert "x real time" in out
-    (row,) = [line for line in out.splitlines() if " GH " in line]
-    assert "2.08" in row
-    assert "█" in row
-    assert "trained on tones written by the test" in out
+def test_finished_segments_scroll_by_and_ctrl_c_keeps_the_last(driver, streaming_pte, capsys):
+    def speak() -> None:
+        while driver.stream is None or not driver.stream.active:
+            time.sleep(0.01)
+        for start in range(0, len(SPEECH), 640):
+            driver.hear(SPEECH[start : start + 640])
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGINT)
 
-
-def test_the_recordings_of_the_source_are_shown_beside_what_was_said(streaming_pte, capsys):
+    threading.Thread(target=speak).start()
     assert terminal.main(["--model", str(streaming_pte)]) == 0
     out = capsys.readouterr().out
-    rows = [json.loads(row) for row in (terminal.RECORDINGS / "manifest.jsonl").open()]
-    assert len(rows) >= 4
-    for row in rows:
-        assert row["audio"] in out
-        assert row["text"] in out.replace("\n", "")
-    assert "differs" in out  # this model hears tones
-    assert "CC BY-SA 4.0" in out
+    assert "0.00 s  ABC DE" in out
+    assert "F GH" in out
 
 
-def test_the_recordings_can_be_read_and_last_as_long_as_said():
-    for row in map(json.loads, (terminal.RECORDINGS / "manifest.jsonl").open()):
-        seconds = rdsdk.duration_seconds(terminal.RECORDINGS / row["audio"])
-        assert seconds == pytest.approx(row["seconds"], abs=0.01)
+def test_a_microphone_that_cannot_be_opened_is_code_2(driver, streaming_pte, capsys):
+    assert terminal.main(["--model", str(streaming_pte), "--device", "Nobody"]) == 2
+    assert "inputs here: 1: Fake" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_right_text_is_marked(wav, streaming_pte, capsys):
-    from rich.console import Console
-
-    recording = terminal.Recording(wav, "abc de f gh")
-    terminal.show(recording, rdsdk.load(streaming_pte), Console())
-    out = capsys.readouterr().out
-    assert "ABC DE F GH  =" in out
-    assert "differs" not in out
-
-
-def test_a_recording_without_words_is_said_so(tmp_path, streaming_pte, capsys):
-    path = tmp_path / "quiet.wav"
-    soundfile.write(path, np.zeros(8000), SAMPLE_RATE)
-    assert terminal.main([str(path), "--model", str(streaming_pte)]) == 0
-    assert "(nothing)" in capsys.readouterr().out
-
-
-def test_a_bad_file_does_not_stop_the_others(wav, tmp_path, streaming_pte, capsys):
-    bad = tmp_path / "missing.wav"
-    assert terminal.main([str(bad), str(wav), "--model", str(streaming_pte)]) == 2
-    captured = capsys.readouterr()
-    assert "no such file" in captured.err
-    assert "ABC DE F GH" in captured.out
-
-
-def test_a_bad_model_is_code_2(wav, tmp_path, capsys):
-    assert terminal.main([str(wav), "--model", str(tmp_path / "none.pte")]) == 2
-    assert "no such file" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "drawn"),
-    [(0.0, 1.0, (0, 4)), (9.9, 10.0, (39, 39)), (5.0, 5.001, (20, 20)), (0.0, 10.0, (0, 39))],
-)
-def test_a_word_stands_where_it_was_heard(start, end, drawn):
-    line = list(terminal.cells(rdsdk.Word("A", start, end, 1.0), seconds=10.0))
-    assert len(line) == terminal.LINE_CELLS
-    blocks = [cell for cell, mark in enumerate(line) if mark == "█"]
-    assert (blocks[0], blocks[-1]) == drawn
-    assert len(blocks) == drawn[1] - drawn[0] + 1
+def test_what_may_change_is_dim():
+    segment = rdsdk.Segment("ONE TWO", (), 0.0, 1.0, False, stable="ONE")
+    text = terminal.spoken(segment)
+    assert text.plain == "ONE TWO"
+    (dim,) = [span for span in text.spans if span.style == "dim"]
+    assert text.plain[dim.start : dim.end] == " TWO"
