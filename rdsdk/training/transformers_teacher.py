@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdsdk.errors import CheckpointError, ConfigError
+from rdsdk.errors import CheckpointError
 from rdsdk.training.teacher_maps import attention_map, gated_bias
 from rdsdk.training.teachers import Precision, Teacher, check_geometry
-from rdsdk.training.torchaudio_import import mend_torchaudio
+from rdsdk.training.transformers_import import import_transformers, quietly
 
 MODEL_TYPES = ("hubert", "wavlm", "wav2vec2")
 
@@ -69,6 +70,9 @@ class TransformersTeacher(Teacher):
         )
         self.model = model
         self._freeze()
+        if config.model_type == "wavlm":
+            # About transformers' own call, on every padded batch.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
 
     def _extract(self, waveforms: Tensor) -> Tensor:
         return self.model.feature_extractor(waveforms).transpose(1, 2)
@@ -135,8 +139,8 @@ def load_transformers(
         ConfigError: transformers does not load.
     """
     _check_source(source)
-    transformers = _import_transformers()
-    with _quiet(transformers):
+    transformers = import_transformers()
+    with quietly(transformers, downloads=not Path(source).is_dir()):
         config = _read(
             lambda: transformers.AutoConfig.from_pretrained(source), source, "configuration"
         )
@@ -198,18 +202,6 @@ def _check_source(source: str) -> None:
         )
 
 
-def _import_transformers() -> Any:
-    mend_torchaudio()
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"this teacher needs transformers, which does not load ({error}); run: "
-            "pip install 'rdsdk[train]'"
-        ) from error
-    return transformers
-
-
 def _read(load: Callable[[], Any], source: str, what: str) -> Any:
     try:
         return load()
@@ -251,15 +243,3 @@ def _hooked(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' table of weights left behind: a task head is meant to be."""
-    logging = transformers.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
