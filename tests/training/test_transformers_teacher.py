@@ -31,6 +31,17 @@ def real(hidden: Sequence[Tensor]) -> Tensor:
     return torch.cat([stacked[:, 0], stacked[:, 1, :SHORT_FRAMES]], dim=1)
 
 
+def shown(model: Any, hidden: Sequence[Tensor]) -> list[Tensor]:
+    """Our hidden states as transformers gives them: the last one after a pre-norm encoder's final
+    norm, which transformers 5 leaves out of ``hidden_states`` and 4 puts in."""
+    large = model.config.do_stable_layer_norm
+    return [*hidden[:-1], model.encoder.layer_norm(hidden[-1]) if large else hidden[-1]]
+
+
+def theirs_of(output: Any) -> list[Tensor]:
+    return [*output.hidden_states[1:-1], output.last_hidden_state]
+
+
 def attention_mask(waveforms: Tensor, counts: Tensor) -> Tensor:
     return (torch.arange(waveforms.shape[1]) < counts[:, None]).long()
 
@@ -51,19 +62,13 @@ def test_hidden_states_of_a_padded_batch_equal_transformers(family: str, large: 
     assert output.masked is None
     assert len(output.unmasked) == teacher.layers == 3
     assert output.unmasked[0].shape == (2, 49, teacher.width)
-    torch.testing.assert_close(
-        real(output.unmasked), real(theirs.hidden_states[1:]), atol=TOLERANCE, rtol=0
-    )
-    # The layer's own output, before the final norm of the pre-norm encoder, on any version.
-    last = model.encoder.layer_norm(output.unmasked[-1]) if large else output.unmasked[-1]
-    torch.testing.assert_close(
-        real([last]), real([theirs.last_hidden_state]), atol=TOLERANCE, rtol=0
-    )
-    assert differs(output.unmasked[-1], theirs.last_hidden_state) == large
+    ours = real(shown(model, output.unmasked))
+    torch.testing.assert_close(ours, real(theirs_of(theirs)), atol=TOLERANCE, rtol=0)
+    # What is returned is before that norm, on any version.
+    assert differs(real(output.unmasked)[-1], real([theirs.last_hidden_state])[0]) == large
     # Negative control: padding that is attended to shows.
-    assert differs(
-        real(model(waveforms, output_hidden_states=True).hidden_states[1:]), real(output.unmasked)
-    )
+    heard = model(waveforms, output_hidden_states=True)
+    assert differs(real(theirs_of(heard)), ours)
 
 
 @every_model
@@ -77,16 +82,18 @@ def test_the_masked_pass_equals_transformers(family: str, large: bool, one_batch
     )
     frame_mask = every_other_span(counts)
     given = {"attention_mask": attention_mask(waveforms, counts), "output_hidden_states": True}
-    theirs = model(waveforms, mask_time_indices=frame_mask, **given).hidden_states[1:]
-    unmasked = model(waveforms, **given).hidden_states[1:]
+    theirs = theirs_of(model(waveforms, mask_time_indices=frame_mask, **given))
+    unmasked = theirs_of(model(waveforms, **given))
     output = teacher(waveforms, counts, frame_mask)
     assert output.masked is not None
-    torch.testing.assert_close(real(output.masked), real(theirs), atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(real(output.unmasked), real(unmasked), atol=TOLERANCE, rtol=0)
+    masked = real(shown(model, output.masked))
+    torch.testing.assert_close(masked, real(theirs), atol=TOLERANCE, rtol=0)
+    plain = real(shown(model, output.unmasked))
+    torch.testing.assert_close(plain, real(unmasked), atol=TOLERANCE, rtol=0)
     # Negative controls: no mask, and another one.
-    assert differs(real(output.masked), real(unmasked))
-    other = model(waveforms, mask_time_indices=~frame_mask, **given).hidden_states[1:]
-    assert differs(real(output.masked), real(other))
+    assert differs(masked, real(unmasked))
+    other = theirs_of(model(waveforms, mask_time_indices=~frame_mask, **given))
+    assert differs(masked, real(other))
 
 
 @torch.no_grad()
@@ -107,7 +114,8 @@ def test_attention_maps_equal_transformers(family: str, large: bool) -> None:
     waveforms, counts = batch()
     teacher = TransformersTeacher(model, family, normalize=False, mask_padding=True)
     maps = teacher.attention_maps(waveforms, counts)
-    model.set_attn_implementation("eager")
+    if hasattr(model, "set_attn_implementation"):  # older ones fall back by themselves
+        model.set_attn_implementation("eager")
     given = {"attention_mask": attention_mask(waveforms, counts), "output_attentions": True}
     theirs = model(waveforms, **given).attentions
     assert len(maps) == len(theirs) == 3
@@ -115,10 +123,11 @@ def test_attention_maps_equal_transformers(family: str, large: bool) -> None:
         assert ours.shape == (2, teacher.heads, 49, 49)
         torch.testing.assert_close(ours.sum(-1), torch.ones(2, teacher.heads, 49))
         # transformers gives WavLM's mean over the heads, for every head.
-        shown = ours.mean(dim=1, keepdim=True).expand_as(ours) if family == "wavlm" else ours
-        torch.testing.assert_close(shown[0], expected[0], atol=TOLERANCE, rtol=0)
+        mean = ours.mean(dim=1, keepdim=True).expand_as(ours)
+        comparable = mean if family == "wavlm" else ours
+        torch.testing.assert_close(comparable[0], expected[0], atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(
-            shown[1, :, :SHORT_FRAMES], expected[1, :, :SHORT_FRAMES], atol=TOLERANCE, rtol=0
+            comparable[1, :, :SHORT_FRAMES], expected[1, :, :SHORT_FRAMES], atol=TOLERANCE, rtol=0
         )
         assert ours[1, :, :SHORT_FRAMES, SHORT_FRAMES:].abs().max() == 0
     # Negative controls: layers and heads have maps of their own, far from flat.
@@ -199,12 +208,12 @@ def test_a_folder_is_run_as_its_preprocessor_says(
     inputs = {"input_values": pad_sequence(rows, batch_first=True)}
     if large:
         inputs["attention_mask"] = attention_mask(waveforms, counts)
-    theirs = model(**inputs, output_hidden_states=True).hidden_states[1:]
-    ours = teacher(waveforms, counts).unmasked
+    theirs = theirs_of(model(**inputs, output_hidden_states=True))
+    ours = shown(model, teacher(waveforms, counts).unmasked)
     torch.testing.assert_close(real(ours), real(theirs), atol=TOLERANCE, rtol=0)
-    raw = model(
-        waveforms, attention_mask=inputs.get("attention_mask"), output_hidden_states=True
-    ).hidden_states[1:]
+    raw = theirs_of(
+        model(waveforms, attention_mask=inputs.get("attention_mask"), output_hidden_states=True)
+    )
     # A group norm without bias before it takes the scale out by itself, but for its epsilon.
     if large:
         assert differs(real(ours), real(raw)) == do_normalize
