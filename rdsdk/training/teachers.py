@@ -57,7 +57,8 @@ class Teacher(nn.Module, ABC):
             for models whose preprocessor has ``return_attention_mask=False`` (HuBERT Base).
         precision: ``"auto"`` is bfloat16 autocast on GPUs that have it, else float32.
         one_batch: run the unmasked and the masked pass as one batch of 2 B; None does so on a GPU
-            only. On a CPU two passes are as fast (2 rows) or faster (4 rows of 5 s: by 6 to 17 %).
+            only. On a CPU neither was reliably faster (2 and 4 rows of 5 s, Base models, one
+            thread), and two passes take half the memory.
     """
 
     def __init__(
