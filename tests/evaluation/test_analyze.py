@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from matplotlib.image import imread
+from transformers import HubertConfig, HubertModel
 
 from rdsdk import cli
 from rdsdk.models import checkpoint
@@ -166,13 +167,16 @@ def test_clips_shorter_than_a_frame_are_left_out_and_counted(tmp_path, capsys):
 
 
 def test_a_transformers_teacher_leaves_the_error_stream_clean(tmp_path):
-    code = (
-        "from transformers import HubertConfig, HubertModel\n"
-        "HubertModel(HubertConfig(hidden_size=32, intermediate_size=40, num_attention_heads=4,\n"
-        "    num_hidden_layers=3, conv_dim=[12]*7, num_conv_pos_embeddings=16,\n"
-        f"    num_conv_pos_embedding_groups=4)).save_pretrained({str(tmp_path / 'hubert')!r})\n"
+    config = HubertConfig(
+        hidden_size=32,
+        intermediate_size=40,
+        num_attention_heads=4,
+        num_hidden_layers=3,
+        conv_dim=[12] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    HubertModel(config).save_pretrained(tmp_path / "hubert")
     command = ["-m", "rdsdk.cli", "analyze", "attention", str(tmp_path / "hubert"), SPEECH]
     done = subprocess.run(
         [sys.executable, *command, "-o", str(tmp_path / "out"), "--clips", "1"],
