@@ -25,6 +25,7 @@ class _Elsewhere(NamedTuple):
 _ELSEWHERE = {
     "finetune": _Elsewhere("rdsdk.training.cli", "train", "train a student on transcripts"),
     "evaluate": _Elsewhere("rdsdk.evaluation.cli", "train", "error rates of a model"),
+    "analyze": _Elsewhere("rdsdk.evaluation.analyze", "train", "how alike layers are"),
     "export": _Elsewhere("mobile_export.cli", "export", "checkpoint -> .pte"),
     "import": _Elsewhere("rdsdk.models.importers", "train", "published checkpoint -> ours"),
 }

@@ -22,6 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent / "runtime"))
 
 import tiny_program
 
+from rdsdk.training.torchaudio_import import mend_torchaudio
+
+# Tests import transformers by themselves, which beside a CPU-only torch needs this first.
+mend_torchaudio()
+
 
 @pytest.fixture(scope="session")
 def artefacts(request: pytest.FixtureRequest) -> Path:

@@ -1,0 +1,81 @@
+"""Our own checkpoints as teachers: a student, or a full-context model trained here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rdsdk.models import checkpoint
+from rdsdk.models.student import Student
+from rdsdk.training.teachers import Precision, Teacher
+
+
+class StudentTeacher(Teacher):
+    """A student, frozen where it is, in its configured context; padding is hidden as it does.
+
+    Args:
+        student: the model; its heads are not used.
+        name: for people and for provenance.
+        precision, one_batch: see ``Teacher``.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        name: str,
+        *,
+        precision: Precision = "auto",
+        one_batch: bool | None = None,
+    ) -> None:
+        config = student.config
+        super().__init__(
+            name,
+            config.layers,
+            config.width,
+            config.heads,
+            mask_embedding=student.encoder.mask_embedding.detach(),
+            precision=precision,
+            one_batch=one_batch,
+        )
+        self.student = student
+        self._freeze()
+
+    def _extract(self, waveforms: Tensor) -> Tensor:
+        return self.student.extractor(waveforms)
+
+    def _encode(
+        self, features: Tensor, frame_counts: Tensor | None, frame_mask: Tensor | None
+    ) -> list[Tensor]:
+        hidden, _ = self.student.encoder(features, frame_counts=frame_counts, frame_mask=frame_mask)
+        return hidden
+
+    def _maps(self, features: Tensor, frame_counts: Tensor | None) -> list[Tensor]:
+        maps: list[Tensor] = []
+        frames = features.shape[1]
+
+        def keep(layer: Any, arguments: Any) -> None:
+            # (B H, T, L + T): the L remembered frames of a fresh state hold nothing.
+            map_ntk = arguments[1]
+            maps.append(map_ntk[..., -frames:].unflatten(0, (-1, self.heads)).float())
+
+        handles = [layer.register_forward_pre_hook(keep) for layer in self.student.encoder.layers]
+        try:
+            self._encode(features, frame_counts, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return maps
+
+
+def load_student(
+    folder: Path, *, precision: Precision = "auto", one_batch: bool | None = None
+) -> StudentTeacher:
+    """A checkpoint folder -> a teacher.
+
+    Raises:
+        CheckpointError: the folder is damaged or incomplete.
+    """
+    student = checkpoint.load(folder).student
+    return StudentTeacher(student, folder.name, precision=precision, one_batch=one_batch)

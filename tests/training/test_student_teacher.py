@@ -1,0 +1,107 @@
+"""Our own checkpoints as teachers, against the Student itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_teachers import batch, every_other_span
+
+from rdsdk.errors import CheckpointError, ConfigError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import EncoderConfig, preset
+from rdsdk.models.student import Student
+from rdsdk.training.student_teacher import StudentTeacher
+from rdsdk.training.teachers import load_teacher
+
+STREAMING = preset("tiny")
+FULL = replace(
+    STREAMING, context=None, position="centred", extractor_norm="group", map_owner=(0, 0, 2, 0)
+)
+
+
+def sharp(config: EncoderConfig) -> Student:
+    torch.manual_seed(2)
+    student = Student(config, projection_width=24).eval()
+    with torch.no_grad():
+        for name, parameter in student.encoder.layers.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(24.0 if ".attention_map." in name else 6.0)
+    return student
+
+
+@pytest.mark.parametrize("config", [STREAMING, FULL], ids=["streaming", "full"])
+@pytest.mark.parametrize("one_batch", [True, False])
+@torch.no_grad()
+def test_a_checkpoint_folder_gives_what_the_student_gives(
+    tmp_path: Path, config: EncoderConfig, one_batch: bool
+) -> None:
+    student = sharp(config)
+    checkpoint.save(tmp_path / "mine", checkpoint.Checkpoint(student))
+    teacher = load_teacher(tmp_path / "mine", one_batch=one_batch)
+    assert (teacher.name, teacher.layers, teacher.width, teacher.heads) == ("mine", 4, 32, 4)
+    waveforms, counts = batch()
+    mask = every_other_span(counts)
+    output = teacher(waveforms, counts, mask)
+    assert output.masked is not None
+    plain, _ = student(waveforms, sample_counts=counts)
+    masked, _ = student(waveforms, sample_counts=counts, frame_mask=mask)
+    torch.testing.assert_close(output.unmasked, plain.hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.masked, masked.hidden, atol=1e-5, rtol=0)
+    # Negative controls: the other pass, and padding that is not hidden.
+    assert (output.masked[-1] - plain.hidden[-1]).abs().max() > 1e-2
+    unhidden, _ = student(waveforms)
+    assert (output.unmasked[-1][1, :27] - unhidden.hidden[-1][1, :27]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_the_maps_are_the_owners_by_hand() -> None:
+    student = sharp(FULL)
+    waveforms, counts = batch()
+    maps = StudentTeacher(student, "mine").attention_maps(waveforms, counts)
+    entered = []
+    for layer in student.encoder.layers:
+        layer.register_forward_pre_hook(lambda module, arguments: entered.append(arguments[0]))
+    student(waveforms, sample_counts=counts)
+    seen = torch.arange(49) < torch.tensor([49, 27])[:, None]
+    for layer, owner in enumerate(FULL.map_owner):
+        own = student.encoder.layers[owner].attention_map
+        queries = own.query(entered[owner]).unflatten(-1, (4, 8)).transpose(1, 2)
+        keys = own.key(entered[owner]).unflatten(-1, (4, 8)).transpose(1, 2)
+        logits = queries @ keys.transpose(-1, -2) / 8**0.5
+        logits = logits.masked_fill(~seen[:, None, None], float("-inf"))
+        torch.testing.assert_close(maps[layer], logits.softmax(-1), atol=1e-5, rtol=0)
+    assert torch.equal(maps[0], maps[3])
+    assert (maps[0] - maps[2]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_a_streaming_map_sees_its_chunks_only() -> None:
+    waveforms, counts = batch()
+    (first, *_) = StudentTeacher(sharp(STREAMING), "mine").attention_maps(waveforms, counts)
+    assert first.shape == (2, 4, 49, 49)
+    torch.testing.assert_close(first[0].sum(-1), torch.ones(4, 49))
+    torch.testing.assert_close(first[1, :, :27].sum(-1), torch.ones(4, 27))
+    assert first[0, :, 0, 8:].abs().max() == 0  # chunks of 8 frames
+    assert first[0, :, 0, :8].min() > 0
+
+
+def test_no_gradient_reaches_it() -> None:
+    student = sharp(FULL)
+    teacher = StudentTeacher(student, "mine").train()
+    waveforms, counts = batch()
+    output = teacher(waveforms, counts, every_other_span(counts))
+    assert not output.unmasked[0].requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not student.training
+
+
+def test_damage_and_options_that_mean_nothing_here_are_refused(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(sharp(FULL)))
+    with pytest.raises(ConfigError, match="leave mask_padding and normalize out"):
+        load_teacher(tmp_path, normalize=True)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_teacher(tmp_path)
