@@ -24,6 +24,9 @@ _FLOOR = 1e-8
 
 @lru_cache(maxsize=1)
 def _filters() -> Tensor:
+    from rdsdk.training.torchaudio_import import mend_torchaudio
+
+    mend_torchaudio()
     from transformers.audio_utils import mel_filter_bank
 
     bank = mel_filter_bank(
