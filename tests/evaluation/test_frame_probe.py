@@ -45,7 +45,7 @@ def test_a_probe_names_frames_and_finds_the_layer_that_tells(manifest):
     found = probe(data, data, VOCABULARY, steps=300)
     assert found.frame_error_rate < 0.03
     assert found.symbol_frame_error_rate < 0.03
-    assert found.layer_weights[1] > 0.6
+    assert found.layer_weights[1] > found.layer_weights[0]
     assert found.frames == 149
     assert sum(found.layer_weights) == pytest.approx(1.0)
 
