@@ -1,0 +1,266 @@
+"""Does distillation work, and which parts of it: one table of small students on real speech.
+
+``python -m tests.benchmarks.proof --teacher FOLDER --train data/phones/train.jsonl --dev
+data/phones/dev.jsonl --output runs/proof [--seeds 0 1] [--steps 300] [--parallel 2]``. Each variant
+of the recipe ``arm-mini`` is distilled from the teacher by ``rdsdk distill`` on recordings without
+their transcripts, once a seed, all with the same batches; then a linear probe (see
+``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the phone of each frame of
+speakers it never heard. The table gives the mean over seeds and the spread (largest less smallest).
+The last rows go through ``rdsdk finetune`` on the aligned recordings and count the same errors of
+the student's own head. What is in the output folder already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from rdsdk.data.alignment import frame_targets
+from rdsdk.data.augment import Timing
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.waveform import load_waveform
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.evaluation.frame_probe import ProbeData, hidden_states, probe
+from rdsdk.models import checkpoint
+from rdsdk.models.student import Student
+from rdsdk.training.distill_recipe import read_command
+
+ROOT = Path(__file__).parents[2]
+CONFIG = "arm-mini"
+PROBE_RECORDINGS = 250
+"""Of the training manifest, evenly spread: about half an hour."""
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "masked + unmasked, 2by6, reinvested, map as it is": (),
+    "masked frames only": ("objective.frames=masked",),
+    "unmasked frames only": ("objective.frames=unmasked",),
+    "3by4": ("student.reuse=3by4",),
+    "not reinvested": ("student.reinvest=false",),
+    "reuse as released (second softmax)": ("student.reused_map=softmax_again",),
+    "no reuse": ("student.reuse=none",),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student."""
+
+    variant: str
+    seed: int
+    folder: Path
+
+
+def execute(command: Sequence[str], log: Path) -> None:
+    """Run a command on one thread with its output in a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        subprocess.run(
+            [sys.executable, "-m", "rdsdk.cli", *command],
+            cwd=ROOT,
+            check=True,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def distil(run: Run, options: argparse.Namespace) -> None:
+    """Distil one student, unless it is there."""
+    if not (run.folder / "last" / "model.json").is_file():
+        resume = ["--resume"] if (run.folder / "resume.ckpt").is_file() else []
+        execute([*distil_arguments(run, options), *resume], run.folder / "log.txt")
+
+
+def distil_arguments(run: Run, options: argparse.Namespace) -> list[str]:
+    return [
+        *("distill", "--config", CONFIG, f"teacher={options.teacher}", f"seed={run.seed}"),
+        *(f"train=[{options.train}]", f"dev=[{options.dev}]", f"output={run.folder}"),
+        *(f"optimisation.steps={options.steps}", *VARIANTS[run.variant]),
+    ]
+
+
+def config_of(run: Run, options: argparse.Namespace) -> Any:
+    return read_command(distil_arguments(run, options)[1:]).recipe.student.config()
+
+
+def finetune(run: Run, start: Path, steps: int, options: argparse.Namespace) -> None:
+    """Frame classification on the aligned recordings, from a checkpoint."""
+    if (run.folder / "last" / "model.json").is_file():
+        return
+    execute(
+        [
+            *("finetune", "--config", "phones", f"student.checkpoint={start}", f"seed={run.seed}"),
+            *("student.preset=null", "student.dropout=0.0", "batch_seconds=24"),
+            *(f"train=[{options.train}]", f"dev=[{options.dev}]", f"output={run.folder}"),
+            *(f"optimisation.steps={steps}", "optimisation.warmup_steps=30"),
+            *("optimisation.average_decay=0.98", "regularisation.mel_start_steps=0"),
+            *("regularisation.chunk_frames=[]", f"validate_every_steps={steps}"),
+            *("hardware.precision=32-true",),
+        ],
+        run.folder / "log.txt",
+    )
+
+
+def probed(student: Student, vocabulary: Vocabulary, options: argparse.Namespace) -> dict[str, Any]:
+    """Errors of a linear probe on a student's hidden states."""
+
+    def listen(waveform: torch.Tensor) -> list[torch.Tensor]:
+        output, _ = student(waveform)
+        return output.hidden
+
+    cuts = list(read_cuts(options.train))
+    chosen = cuts[:: max(1, len(cuts) // PROBE_RECORDINGS)]
+    data = [hidden_states(listen, part, vocabulary) for part in (chosen, read_cuts(options.dev))]
+    return asdict(probe(data[0], data[1], vocabulary))
+
+
+def head_errors(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Errors of a fine-tuned student's own head."""
+    source = checkpoint.load(folder)
+    assert source.vocabulary is not None
+    wrong = spoken_wrong = frames = spoken = 0
+    for cut in read_cuts(options.dev):
+        with torch.no_grad():
+            output, _ = source.student(torch.from_numpy(load_waveform(cut))[None])
+        assert output.log_probs is not None
+        named = output.log_probs[0].argmax(dim=1)
+        targets = frame_targets(cut, source.vocabulary, len(named), Timing())
+        missed, speech = named != targets, targets != source.vocabulary.blank
+        wrong += int(missed.sum())
+        spoken_wrong += int(missed[speech].sum())
+        frames, spoken = frames + len(named), spoken + int(speech.sum())
+    return {"frame_error_rate": wrong / frames, "symbol_frame_error_rate": spoken_wrong / spoken}
+
+
+def row(label: str, results: Sequence[dict[str, Any]], parameters: int) -> str:
+    """A line of the table."""
+    cells = []
+    for key in ("frame_error_rate", "symbol_frame_error_rate"):
+        rates = [100 * result[key] for result in results]
+        spread = f" ({max(rates) - min(rates):.1f})" if len(rates) > 1 else ""
+        cells.append(f"{sum(rates) / len(rates):.1f}{spread}")
+    return f"| {label} | {parameters / 1e6:.2f} | {len(results)} | {' | '.join(cells)} |"
+
+
+def main() -> int:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", type=Path, required=True, help="an rdsdk checkpoint, 12 layers")
+    parser.add_argument("--train", type=Path, required=True, help="an aligned manifest")
+    parser.add_argument("--dev", type=Path, required=True, help="an aligned manifest")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=int, default=300, help="of distillation")
+    parser.add_argument("--finetune-steps", type=int, default=150)
+    parser.add_argument("--parallel", type=int, default=2, help="runs at once, a thread each")
+    options = parser.parse_args()
+    for name in ("teacher", "train", "dev", "output"):
+        setattr(options, name, getattr(options, name).absolute())
+    teacher = checkpoint.load(options.teacher)
+    if teacher.vocabulary is None:
+        print(f"{options.teacher} has no vocabulary of phones to probe for", file=sys.stderr)
+        return 2
+    results = Results(options, teacher)
+    results.distilled()
+    results.finetuned()
+    return 0
+
+
+class Results:
+    """The table as it grows; each figure is kept beside its run."""
+
+    def __init__(self, options: argparse.Namespace, teacher: checkpoint.Checkpoint) -> None:
+        self.options = options
+        self.teacher = teacher
+        assert teacher.vocabulary is not None
+        self.vocabulary = teacher.vocabulary
+        print("| | M parameters | seeds | frames named wrongly, % | of those with a phone, % |")
+        print("|---|---|---|---|---|", flush=True)
+
+    def runs(self, variant: str, kind: str = "") -> list[Run]:
+        names = list(VARIANTS)
+        folder = self.options.output / (kind or f"{names.index(variant)}")
+        return [Run(variant, seed, folder / f"seed{seed}") for seed in self.options.seeds]
+
+    def all_of(self, jobs: Sequence[Any], what: str) -> None:
+        """Run jobs side by side, with a bar."""
+        with (
+            Progress(console=Console(stderr=True)) as progress,
+            ThreadPoolExecutor(self.options.parallel) as pool,
+        ):
+            task = progress.add_task(what, total=len(jobs))
+            for future in [pool.submit(job) for job in jobs]:
+                future.result()
+                progress.advance(task)
+
+    def probe_of(self, student: Student, folder: Path) -> dict[str, Any]:
+        kept = folder / "probe.json"
+        if not kept.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(probed(student, self.vocabulary, self.options)))
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+
+    def fresh(self, run: Run) -> Student:
+        """The student before any training."""
+        torch.manual_seed(run.seed)
+        return Student(config_of(run, self.options)).eval()
+
+    def distilled(self) -> None:
+        options = self.options
+        top = self.probe_of(self.teacher.student, options.output / "teacher")
+        print(row("the teacher", [top], self.teacher.student.parameter_count()), flush=True)
+        base = self.runs(next(iter(VARIANTS)))
+        lost = [
+            self.probe_of(self.fresh(r), options.output / "fresh" / r.folder.name) for r in base
+        ]
+        size = self.fresh(base[0]).parameter_count()
+        print(row("a student before any training", lost, size), flush=True)
+        every = [run for variant in VARIANTS for run in self.runs(variant)]
+        self.all_of([lambda run=run: distil(run, options) for run in every], "distilling")
+        for variant in VARIANTS:
+            runs = self.runs(variant)
+            students = [checkpoint.load(run.folder / "last").student for run in runs]
+            found = [self.probe_of(s, r.folder) for s, r in zip(students, runs, strict=True)]
+            print(row(variant, found, self.fresh(runs[0]).parameter_count()), flush=True)
+
+    def finetuned(self) -> None:
+        options, base = self.options, next(iter(VARIANTS))
+        short, long = options.finetune_steps, options.finetune_steps + options.steps
+        plans = {
+            f"distilled, then {short} steps on phones": ("after", short),
+            f"not distilled, {short} steps on phones": ("scratch", short),
+            f"not distilled, {long} steps on phones": ("scratch-long", long),
+        }
+        jobs = []
+        for kind, steps in plans.values():
+            for source, run in zip(self.runs(base), self.runs(base, kind), strict=True):
+                start = source.folder / "last"
+                if kind != "after":
+                    start = run.folder / "start"
+                    checkpoint.save(start, checkpoint.Checkpoint(self.fresh(run)))
+                jobs.append(
+                    lambda run=run, start=start, steps=steps: finetune(run, start, steps, options)
+                )
+        self.all_of(jobs, "fine-tuning")
+        for label, (kind, _) in plans.items():
+            runs = self.runs(base, kind)
+            found = [head_errors(run.folder / "last", options) for run in runs]
+            size = checkpoint.load(runs[0].folder / "last").student.parameter_count()
+            print(row(label, found, size), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
