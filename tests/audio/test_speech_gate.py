@@ -1,6 +1,8 @@
 """Frames of speech: a plain count by hand with a detector that says what the test wants, and the
 real one on real recordings."""
 
+import itertools
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,7 +163,7 @@ def test_real_speech_opens_the_gate_and_the_silence_around_it_does_not():
 def test_a_higher_threshold_hears_less_and_never_more():
     speech = files.read(ASSETS / "digits" / "theo-phone.flac")
     opened = [heard(speech, SpeechGate(threshold)) for threshold in (0.1, 0.5, 0.9, 0.99)]
-    for more, fewer in zip(opened, opened[1:], strict=False):
+    for more, fewer in itertools.pairwise(opened):
         assert (more | ~fewer).all()
     assert opened[0].sum() > opened[-1].sum()
 
@@ -187,6 +189,21 @@ def test_a_threshold_is_a_probability(wrong):
 def test_a_hangover_is_a_time(name, wrong):
     with pytest.raises(ConfigError, match=name):
         SpeechGate(**{name: wrong})
+
+
+def test_the_detector_works_on_one_thread_and_leaves_the_environment_alone():
+    """In a process of its own, because the limit is read when the detector is first loaded."""
+    code = (
+        "import os, torch\n"
+        "from rdsdk.audio.speech_gate import silero\n"
+        "torch.ones(300, 300) @ torch.ones(300, 300)\n"
+        "tasks = lambda: len(os.listdir('/proc/self/task')) if os.path.isdir('/proc') else 1\n"
+        "before = tasks(), dict(os.environ), torch.get_num_threads()\n"
+        "detector = silero()\n"
+        "for _ in range(5): detector.process_samples([0.01] * 512)\n"
+        "assert (tasks(), dict(os.environ), torch.get_num_threads()) == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch):
