@@ -121,9 +121,7 @@ def test_real_noise_gives_hardly_any_words_and_fewer_with_a_gate(recognizer):
     found = {}
     for gate in (None, GATE):
         found[gate] = {
-            row["id"]
-            for row in NOISE
-            if heard(recognizer, ASSETS / "noise" / row["audio"], gate)
+            row["id"] for row in NOISE if heard(recognizer, ASSETS / "noise" / row["audio"], gate)
         }
     assert found[None] <= {"esc10-5-203128-A", "esc10-5-194533-A"}  # a dog and a baby's sneeze
     assert found[GATE] <= {"esc10-5-203128-A"}

@@ -1,5 +1,5 @@
-"""The bundled model as a stream: however it is fed, at any rate, from several threads, gated or not,
-it hears the same."""
+"""The bundled model as a stream hears the same however it is fed: in any blocks, at any rate, from
+several threads, with a gate and without."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def fed(
 
 
 def rounded(segments: list[rdsdk.Segment]) -> list[tuple]:
-    return [
-        (s.text, s.start, s.end, [(w.text, w.start, w.end) for w in s.words]) for s in segments
-    ]
+    return [(s.text, s.start, s.end, [(w.text, w.start, w.end) for w in s.words]) for s in segments]
 
 
 @pytest.mark.parametrize("gated", [False, True])
