@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rdsdk.audio.microphone import Microphone as Microphone
     from rdsdk.audio.microphone import SilentMicrophoneWarning as SilentMicrophoneWarning
     from rdsdk.audio.microphone import input_devices as input_devices
+    from rdsdk.audio.speech_gate import SpeechGate as SpeechGate
     from rdsdk.decoding.segment import Segment as Segment
     from rdsdk.decoding.segment import Word as Word
     from rdsdk.errors import AudioError as AudioError
@@ -45,6 +46,7 @@ _HOME = {
         ("InputDevice", "Microphone", "SilentMicrophoneWarning", "input_devices"),
         "rdsdk.audio.microphone",
     ),
+    "SpeechGate": "rdsdk.audio.speech_gate",
     **dict.fromkeys(("Segment", "Word"), "rdsdk.decoding.segment"),
     **dict.fromkeys(
         (

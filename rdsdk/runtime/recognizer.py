@@ -12,6 +12,7 @@ import numpy as np
 import rdsdk.pretrained
 from rdsdk.audio import files
 from rdsdk.audio.samples import SAMPLE_RATE, from_array, mono
+from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, DeviceError, ModelError
 from rdsdk.runtime.card import Card
@@ -51,19 +52,27 @@ class Recognizer:
         """The size of the model's file."""
         return self._program.size_bytes
 
-    def stream(self, rules: EndpointRules | None = None, partials: bool = True) -> Stream:
+    def stream(
+        self,
+        rules: EndpointRules | None = None,
+        partials: bool = True,
+        *,
+        gate: SpeechGate | None = None,
+    ) -> Stream:
         """A new listener; see ``Stream``.
 
         Raises:
             ModelError: the model gives features and no text.
+            ConfigError: the package that a gate needs is not installed.
         """
-        return Stream(self._program, rules, partials)
+        return Stream(self._program, rules, partials, gate)
 
     def transcribe(
         self,
         source: Source,
         rules: EndpointRules | None = None,
         *,
+        gate: SpeechGate | None = None,
         partials: bool = False,
         on_segment: OnSegment | None = None,
     ) -> Transcription:
@@ -76,6 +85,7 @@ class Recognizer:
                 an iterable of blocks (S,) float32 at 16 kHz, which may never end, as a
                 ``Microphone`` does.
             rules: when a segment is over.
+            gate: no words outside speech; None hears words everywhere.
             partials: also give what is still being said, each time it changes.
             on_segment: called with each segment as it is given.
 
@@ -85,9 +95,10 @@ class Recognizer:
             DeviceError: the microphone cannot be opened, or went away; what was heard until then
                 is given as final segments first, and so it is on Ctrl-C.
             ModelError: the model gives features and no text, or fails.
+            ConfigError: the package that a gate needs is not installed.
         """
         # Not a generator itself: a wrong path or model fails here and not at the first segment.
-        segments = _segments(self.stream(rules, partials), _blocks(source))
+        segments = _segments(self.stream(rules, partials, gate=gate), _blocks(source))
         return Transcription(segments, on_segment)
 
     def features(self, source: Source, layer: int = -1) -> np.ndarray:
@@ -135,23 +146,25 @@ def transcribe(
     source: Source,
     model: str | Path | Recognizer | None = None,
     *,
+    rules: EndpointRules | None = None,
+    gate: SpeechGate | None = None,
     partials: bool = False,
     on_segment: OnSegment | None = None,
 ) -> Transcription:
     """The segments of a source: ``Recognizer.transcribe`` with a model kept loaded.
 
     Args:
-        source, partials, on_segment: as for ``Recognizer.transcribe``.
+        source, rules, gate, partials, on_segment: as for ``Recognizer.transcribe``.
         model: a recogniser, a path or a bundled name; None is the bundled default.
 
     Raises:
-        AudioError, ModelError: as ``load`` and ``Recognizer.transcribe``.
+        AudioError, DeviceError, ModelError, ConfigError: as ``load`` and ``Recognizer.transcribe``.
     """
     if not isinstance(model, Recognizer):
         path = _resolve(DEFAULT_MODEL if model is None else model)
         changed = path.stat().st_mtime_ns if path.is_file() else 0
         model = _kept(path.absolute(), changed)
-    return model.transcribe(source, partials=partials, on_segment=on_segment)
+    return model.transcribe(source, rules, gate=gate, partials=partials, on_segment=on_segment)
 
 
 @lru_cache(maxsize=2)

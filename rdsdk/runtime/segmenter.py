@@ -6,6 +6,8 @@ a recording was cut into blocks.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rdsdk.decoding.greedy import GreedyDecoder
@@ -19,20 +21,27 @@ class Segmenter:
     def __init__(self, decoder: GreedyDecoder, rules: EndpointRules) -> None:
         self._decoder = decoder
         self._rules = rules
-        self._words: list[Word] = []
+        self.reset()
 
     def reset(self) -> None:
         """Forget everything: the next frame is at second 0."""
         self._decoder.reset()
-        self._words = []
+        self._words: list[Word] = []
+        self._told_until = 0.0  # where the last final segment ends
 
-    def feed(self, log_probs: np.ndarray) -> list[Segment]:
-        """Read frames (T, V) and return the segments that became final within them."""
+    def feed(self, log_probs: np.ndarray, latest_seconds: float = math.inf) -> list[Segment]:
+        """Read frames (T, V) and return the segments that became final within them.
+
+        Where the recording ends after ``latest_seconds``, frames may go on into the silence behind
+        it; no word or silence ends later.
+        """
         finals = []
         for frame in log_probs[:, None]:
             self._words += self._decoder.feed(frame)
             if self._is_over():
-                finals += self._close()
+                finals += self._close(latest_seconds)
+            elif self._is_unspoken(latest_seconds):
+                finals.append(self._silence())
         return finals
 
     def finish(self, duration_seconds: float) -> list[Segment]:
@@ -57,13 +66,23 @@ class Segmenter:
         assert begin is not None
         return self._rules.is_over(now - end, now - begin, between_words=opened is None)
 
-    def _close(self, latest_seconds: float | None = None) -> list[Segment]:
+    def _is_unspoken(self, latest_seconds: float) -> bool:
+        now = self._decoder.seconds
+        if self._words or self._decoder.open_seconds is not None or now > latest_seconds:
+            return False
+        return self._rules.is_unspoken(now - self._told_until)
+
+    def _silence(self) -> Segment:
+        start, self._told_until = self._told_until, self._decoder.seconds
+        return Segment("", (), start, self._told_until, is_final=True)
+
+    def _close(self, latest_seconds: float) -> list[Segment]:
         last = self._decoder.end_word()
         words, self._words = [*self._words, *(() if last is None else (last,))], []
         if not words:
             return []
-        if latest_seconds is not None:
-            words = [_inside(word, latest_seconds) for word in words]
+        words = [_inside(word, latest_seconds) for word in words]
+        self._told_until = words[-1].end
         return [_segment(tuple(words), is_final=True, stable=_text(words))]
 
 

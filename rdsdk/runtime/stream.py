@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from rdsdk.audio.samples import SAMPLE_RATE, Resampler, check_sample_rate, mono
+from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.runtime.chunks import ChunkedFrames
 from rdsdk.runtime.endpoint import EndpointRules
+from rdsdk.runtime.gating import Gating
 from rdsdk.runtime.program import Output, Program
 from rdsdk.runtime.segmenter import Segmenter
 from rdsdk.runtime.windows import WindowedFrames
@@ -37,13 +40,20 @@ class Stream:
         program: a program with the task ``ctc``.
         rules: when a segment is over.
         partials: whether ``feed`` also gives the segment that is still being heard.
+        gate: no words outside speech, as it tells speech; None hears words everywhere. Features
+            are the same with and without.
 
     Raises:
         ModelError: the program gives features only.
+        ConfigError: the package that a gate needs is not installed.
     """
 
     def __init__(
-        self, program: Program, rules: EndpointRules | None = None, partials: bool = True
+        self,
+        program: Program,
+        rules: EndpointRules | None = None,
+        partials: bool = True,
+        gate: SpeechGate | None = None,
     ) -> None:
         card = program.card
         if card.vocabulary is None or card.task != "ctc":
@@ -55,6 +65,7 @@ class Stream:
         self._sample_rate = card.sample_rate
         self._width = int(card.architecture["width"])
         self._frames = frame_source(program)
+        self._gating = Gating(gate, card)
         decoder = GreedyDecoder(card.vocabulary, card.frame_seconds)
         self._segmenter = Segmenter(decoder, rules or EndpointRules())
         self.reset()
@@ -62,6 +73,7 @@ class Stream:
     def reset(self) -> None:
         """Forget everything: the next sample is at second 0."""
         self._frames.reset()
+        self._gating.reset()
         self._segmenter.reset()
         self._resampler: Resampler | None = None
         self._ready: list[Segment] = []
@@ -88,10 +100,7 @@ class Stream:
             ModelError: the program failed; the block is kept and the next feed tries it again.
         """
         self._require_open()
-        samples = mono(block, "the block")
-        waveform = self._resampled(samples, sample_rate)
-        self._samples += len(waveform)
-        self._decode(self._frames.feed(waveform))
+        self._hear(self._resampled(mono(block, "the block"), sample_rate))
         return self._take(partials=self._partials)
 
     def features(self, block: Any = None, sample_rate: float = SAMPLE_RATE) -> np.ndarray:
@@ -106,13 +115,10 @@ class Stream:
         """
         self._require_open()
         if block is None:
-            hidden = self._decode(self._frames.feed(self._rest()))
-            hidden += self._decode(self._frames.finish())
+            hidden = self._hear_the_end()
             self._ended = True
         else:
-            waveform = self._resampled(mono(block, "the block"), sample_rate)
-            self._samples += len(waveform)
-            hidden = self._decode(self._frames.feed(waveform))
+            hidden = self._hear(self._resampled(mono(block, "the block"), sample_rate))
         return np.concatenate([np.zeros((0, self._width), np.float32), *hidden])
 
     def finish(self) -> list[Segment]:
@@ -123,8 +129,7 @@ class Stream:
         """
         if self._over:
             return []
-        self._decode(self._frames.feed(self._rest()))
-        self._decode(self._frames.finish())
+        self._hear_the_end()
         self._ready += self._segmenter.finish(self.seconds)
         self._ended = self._over = True
         return self._take(partials=False)
@@ -151,7 +156,6 @@ class Stream:
         if self._resampler is None:
             return np.zeros(0, np.float32)
         rest, self._resampler = self._resampler.finish(), None
-        self._samples += len(rest)
         return rest
 
     def _resampled(self, samples: np.ndarray, sample_rate: float) -> np.ndarray:
@@ -165,16 +169,39 @@ class Stream:
             raise ConfigError(_rate_changed(sample_rate, self._resampler.sample_rate))
         return self._resampler.feed(samples)
 
-    def _decode(self, outputs: Iterator[Output]) -> list[np.ndarray]:
-        """Read the frames; their hidden states."""
+    def _hear(self, waveform: np.ndarray) -> list[np.ndarray]:
+        """Read the frames that samples (S,) completed; their hidden states."""
+        self._samples += len(waveform)
+        self._gating.hear(waveform)
+        return self._decode(self._frames.feed(waveform))
+
+    def _hear_the_end(self) -> list[np.ndarray]:
+        """Read the frames that remain; their hidden states."""
+        hidden = self._hear(self._rest())
+        # These frames reach beyond the last sample; what they say must not.
+        hidden += self._decode(self._frames.finish(), self.seconds)
+        # Only after success: until then, a failed call can be followed by more sound.
+        self._gating.finish()
+        self._segment(self.seconds)
+        return hidden
+
+    def _decode(
+        self, outputs: Iterator[Output], latest_seconds: float = math.inf
+    ) -> list[np.ndarray]:
         hidden = []
+        self._segment(latest_seconds)
         for output in outputs:
             if output.log_probs is None:
                 raise ModelError("the program gave no log_probs")
-            # Kept, so that a failure of a later chunk does not lose what this one said.
-            self._ready += self._segmenter.feed(output.log_probs)
+            self._gating.add(output.log_probs)
             hidden.append(output.hidden)
+            # Kept, so that a failure of a later chunk does not lose what this one said.
+            self._segment(latest_seconds)
         return hidden
+
+    def _segment(self, latest_seconds: float) -> None:
+        for log_probs in self._gating.take():
+            self._ready += self._segmenter.feed(log_probs, latest_seconds)
 
     def _take(self, partials: bool) -> list[Segment]:
         segments, self._ready = self._ready, []

@@ -79,6 +79,19 @@ def test_a_microphone_that_goes_away_leaves_what_was_heard(driver, streaming_pte
     assert "has gone away" in err
 
 
+def test_rules_hold_for_a_microphone_and_nothing_said_is_no_line(driver, streaming_pte, capsys):
+    thread = speak(driver, SPEECH, "unplugged")
+    model = ["--model", str(streaming_pte)]
+    assert cli.main(["transcribe", *model, "--no-speech", "0.3"]) == 2
+    thread.join()
+    assert capsys.readouterr().out == TEXT
+    driver.stream = None
+    thread = speak(driver, SPEECH, "unplugged")
+    assert cli.main(["transcribe", *model, "--endpoint-silence", "30"]) == 2
+    thread.join()
+    assert capsys.readouterr().out == "ABC DEF GHAB CA\n"
+
+
 def test_python_gets_the_last_words_before_the_error(driver, streaming_pte):
     thread = speak(driver, SPEECH, "unplugged")
     heard: list[str] = []

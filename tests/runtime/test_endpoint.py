@@ -26,7 +26,17 @@ def test_silence_or_length_end_a_segment(silence, length, between, over):
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-@pytest.mark.parametrize("name", ["trailing_silence_seconds", "max_segment_seconds"])
+@pytest.mark.parametrize(
+    "name", ["trailing_silence_seconds", "max_segment_seconds", "no_speech_seconds"]
+)
 def test_a_limit_that_is_not_positive_is_refused(name, value):
     with pytest.raises(ConfigError, match=name):
         EndpointRules(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("limit", "wordless", "told"),
+    [(None, 1e9, False), (3.0, 2.98, False), (3.0, 150 * 0.02, True), (3.0, 3.1, True)],
+)
+def test_a_time_without_words_is_told_only_where_it_was_asked_for(limit, wordless, told):
+    assert EndpointRules(no_speech_seconds=limit).is_unspoken(wordless) is told
