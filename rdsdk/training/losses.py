@@ -134,7 +134,8 @@ def relation_losses(
     What follows are decisions, as the authors released no distillation code and only their abstract
     and summary were at hand: Gram matrices are means over channels (see ``temporal_gram``); errors
     are averaged over the pairs of real frames of the batch and over layers; both terms weigh the
-    same; the input is not masked; a layer's input is the output of the one before in ``student``
+    same; the student is not shown masks for it (unless frame losses mask the same pass) and learns
+    from the teacher's unmasked pass; a layer's input is the output of the one before in ``student``
     and ``teacher``, so the first layer has no intra-layer term.
 
     Args:
