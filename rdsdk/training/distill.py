@@ -77,7 +77,7 @@ def distill(recipe: DistillRecipe, resume: bool = False, teacher: Teacher | None
         make_module,
         figure="dev/loss",
         steps=recipe.optimisation.steps,
-        epochs=recipe.optimisation.epochs,
+        epochs=recipe.optimisation.epochs if recipe.optimisation.steps is None else None,
         clip_norm=recipe.optimisation.clip_norm,
         provenance={"teacher": loaded.name},
         resume=resume,

@@ -91,7 +91,7 @@ class DistillRecipe(RunRecipe):
     student: DistilledStudent = field(default_factory=DistilledStudent)
     objective: Objective = field(default_factory=Objective)
     masking: Masking = field(default_factory=Masking)
-    optimisation: Descent = field(default_factory=lambda: Descent(epochs=200))
+    optimisation: Descent = field(default_factory=Descent)
     chunks: Chunks = field(default_factory=Chunks)
     figure_every_steps: int = 5000
     train_hours: float | None = None

@@ -11,10 +11,11 @@ from rdsdk.training.gradient_scale import GradientScale
 
 @dataclass(frozen=True)
 class Descent:
-    """How weights move; exactly one of ``epochs`` and ``steps``. The rest is as published.
+    """How weights move. The defaults are those of ARMHuBERT.
 
     Args:
-        epochs, steps: how long; steps are those of the optimiser.
+        epochs: how often the data is seen.
+        steps: optimiser steps; if given, the run is that long, whatever ``epochs`` says.
         learning_rate: AdamW's, at its peak.
         warmup_share: share of the run in which it rises to that.
         schedule: how it falls afterwards.
@@ -22,7 +23,7 @@ class Descent:
         clip_norm: gradients are scaled down to this norm; None leaves them, as published.
     """
 
-    epochs: int | None = None
+    epochs: int = 200
     steps: int | None = None
     learning_rate: float = 5e-3
     warmup_share: float = 0.05
@@ -33,11 +34,10 @@ class Descent:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        length = self.steps if self.epochs is None else self.epochs
-        if (self.epochs is None) == (self.steps is None) or length is None or length < 1:
+        if self.epochs < 1 or (self.steps is not None and self.steps < 1):
             raise ConfigError(
-                "optimisation needs exactly one of epochs and steps, at least 1, got "
-                f"epochs={self.epochs}, steps={self.steps}"
+                f"optimisation needs epochs and steps of at least 1, got {self.epochs} and "
+                f"{self.steps}"
             )
         if self.learning_rate <= 0 or not 0 <= self.warmup_share < 1:
             raise ConfigError(

@@ -128,7 +128,6 @@ def _length(recipe: DistillRecipe) -> tuple[float | None, int | None]:
             batches = len(loader)
     if chosen.steps is not None or batches is None:
         return hours, chosen.steps
-    assert chosen.epochs is not None
     return hours, chosen.epochs * math.ceil(batches / recipe.accumulate_batches)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
+
+# Under --import-mode=importlib a test cannot import its neighbours without this.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TONES = {"A": 400.0, "B": 900.0, "C": 1600.0}
 LETTER_SECONDS = 0.16
