@@ -17,6 +17,7 @@ from rdsdk.data.batches import Batch
 from rdsdk.errors import ConfigError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
+from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
 from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.distillation_settings import Chunks, Descent, Objective
@@ -112,9 +113,9 @@ class Distillation(L.LightningModule):
         epoch = self.current_epoch
         ratio = mask_ratio(self.masking.ratio, self.masking.schedule, progress, epoch)
         self.log("train/mask_ratio", ratio, batch_size=len(batch))
-        return self.masking.masks(
-            batch.ids, batch.frame_counts, ratio, self.seed * 1_000_003 + step
-        )
+        length = frame_count(batch.waveforms.shape[1])
+        draw = self.seed * 1_000_003 + step
+        return self.masking.masks(batch.ids, batch.frame_counts, length, ratio, draw)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         step = micro_step(self, batch_index)

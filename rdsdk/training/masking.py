@@ -52,14 +52,16 @@ class Masking:
                 f"{list(self.ratio)}"
             )
 
-    def masks(self, ids: Sequence[str], frame_counts: Tensor, ratio: float, draw: int) -> Tensor:
-        """A mask (B, T) bool on the device of ``frame_counts`` (B,), T = the longest count.
+    def masks(
+        self, ids: Sequence[str], frame_counts: Tensor, length: int, ratio: float, draw: int
+    ) -> Tensor:
+        """A mask (B, T) bool on the device of ``frame_counts`` (B,), T = ``length``.
 
         Each row's is a function of its utterance's id and of ``draw`` (say, the step) alone: which
         batch or process an utterance is in changes nothing.
         """
         counts = frame_counts.cpu()
-        mask = torch.zeros(len(ids), int(counts.max()) if len(ids) else 0, dtype=torch.bool)
+        mask = torch.zeros(len(ids), length, dtype=torch.bool)
         for row, (name, count) in enumerate(zip(ids, counts, strict=True)):
             rng = torch.Generator().manual_seed(zlib.crc32(f"{draw} {name}".encode()))
             mask[row, : int(count)] = span_mask(

@@ -172,14 +172,14 @@ def test_ratios_follow_their_schedules() -> None:
 
 def test_an_utterances_mask_does_not_depend_on_its_batch() -> None:
     masking = Masking(ratio=(0.5,))
-    together = masking.masks(["a", "b", "c"], torch.tensor([200, 120, 5]), 0.5, draw=3)
-    assert together.shape == (3, 200)
-    alone = masking.masks(["b"], torch.tensor([120]), 0.5, draw=3)
+    together = masking.masks(["a", "b", "c"], torch.tensor([200, 120, 5]), 210, 0.5, draw=3)
+    assert together.shape == (3, 210)
+    alone = masking.masks(["b"], torch.tensor([120]), 120, 0.5, draw=3)
     assert torch.equal(together[1, :120], alone[0])
     assert not together[1, 120:].any()
     assert not together[2].any()  # shorter than a span
-    assert not torch.equal(alone, masking.masks(["b"], torch.tensor([120]), 0.5, draw=4))
-    assert not torch.equal(alone, masking.masks(["x"], torch.tensor([120]), 0.5, draw=3))
+    assert not torch.equal(alone, masking.masks(["b"], torch.tensor([120]), 120, 0.5, draw=4))
+    assert not torch.equal(alone, masking.masks(["x"], torch.tensor([120]), 120, 0.5, draw=3))
     for row in together[:2]:
         lengths, gaps = runs(row)
         assert set(lengths) == {10}
