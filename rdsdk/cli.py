@@ -24,6 +24,7 @@ class _Elsewhere(NamedTuple):
 # Imported by name and only when called: the base install has none of their dependencies.
 _ELSEWHERE = {
     "finetune": _Elsewhere("rdsdk.training.cli", "train", "train a student on transcripts"),
+    "distill": _Elsewhere("rdsdk.training.distill", "train", "distil a teacher into a student"),
     "evaluate": _Elsewhere("rdsdk.evaluation.cli", "train", "error rates of a model"),
     "analyze": _Elsewhere("rdsdk.evaluation.analyze", "train", "how alike layers are"),
     "export": _Elsewhere("mobile_export.cli", "export", "checkpoint -> .pte"),

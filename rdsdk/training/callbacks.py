@@ -84,7 +84,10 @@ class Interruption(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        at_boundary = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        # An epoch's last batch ends a step too, however few were accumulated.
+        at_boundary = trainer.is_last_batch or (
+            (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        )
         # Every process must agree, or one would wait for the others for ever.
         stopping = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
         if not at_boundary:

@@ -15,16 +15,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rdsdk.data.alignment import PADDING
 from rdsdk.data.batches import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, DataError, TrainingError
+from rdsdk.errors import ConfigError, DataError
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
+from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.flat_start import straight_alignment
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
+from rdsdk.training.steps import micro_step, refuse_non_finite
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,7 @@ class Finetuning(L.LightningModule):
         super().__init__()
         if student.ctc_head is None:
             raise ConfigError("fine-tuning needs a student with a CTC head, this one has none")
-        if regularisation.chunk_frames and student.config.context is None:
-            raise ConfigError(
-                "chunk_frames were given for a full-context student; use a streaming preset or "
-                "context, or leave chunk_frames empty"
-            )
+        refuse_chunks_without_context(regularisation.chunk_frames, student.config)
         self.student = student
         self.vocabulary = vocabulary
         self.optimisation = optimisation
@@ -146,17 +144,10 @@ class Finetuning(L.LightningModule):
 
     def draw_context(self, step: int) -> Context | Literal["full", "configured"]:
         """The context of one batch: the same on every device and after a resume."""
-        choices = self.regularisation.chunk_frames
-        if not choices:
-            return "configured"
-        rng = np.random.default_rng((self.seed, step))
-        chunk_frames = choices[int(rng.integers(len(choices)))]
-        if chunk_frames is None:
-            return "full"
-        configured = self.student.config.context
-        assert configured is not None
-        left = self.regularisation.left_frames
-        return Context(chunk_frames, configured.left_frames if left is None else left)
+        chosen = self.regularisation
+        return draw_context(
+            chosen.chunk_frames, chosen.left_frames, self.student.config.context, self.seed, step
+        )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
@@ -176,21 +167,14 @@ class Finetuning(L.LightningModule):
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
                 loss = self._loss(log_probs, counts, batch)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.global_step}; nothing was updated. "
-                f"Utterances of the batch: {', '.join(batch.ids)}. Lower the learning rate, or "
-                "look at these recordings"
-            )
+        refuse_non_finite(self, loss, batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
         return loss
 
     def _log_probs(self, batch: Batch, counts: Tensor, batch_index: int) -> Tensor:
         """The student's output with this step's frame mask and context."""
-        # The same number after a resume, so that contexts and masks are drawn again alike.
-        accumulated = self.trainer.accumulate_grad_batches
-        step = self.global_step * accumulated + batch_index % accumulated
+        step = micro_step(self, batch_index)
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 31 + self.global_rank)
         mask = span_mask(
             len(counts),

@@ -8,10 +8,86 @@ long spans at a high probability cover less than the probability says (about 0.7
 
 from __future__ import annotations
 
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from rdsdk.errors import ConfigError
+
+RatioSchedule = Literal["fixed", "linear", "cosine", "epochs"]
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How a teacher's input is masked, which its student sees masked alike.
+
+    The defaults are how HuBERT was pre-trained by fairseq, at the ratio of arXiv 2305.11685 for 960
+    hours (0.4 for 100).
+
+    Args:
+        ratio: spans times their length over a recording's frames; two for ``linear`` and
+            ``cosine`` (begin, end), any number for ``epochs``. 0 masks nothing.
+        schedule: ``fixed``; ``linear`` or ``cosine`` over the whole run; or ``epochs``: one ratio
+            for each epoch, the last for all later ones.
+        span_frames, overlap, minimum_space, minimum_spans: as ``span_mask`` takes them.
+    """
+
+    ratio: tuple[float, ...] = (0.8,)
+    schedule: RatioSchedule = "fixed"
+    span_frames: int = 10
+    overlap: bool = False
+    minimum_space: int = 1
+    minimum_spans: int = 2
+
+    def __post_init__(self) -> None:
+        wanted = {"fixed": 1, "linear": 2, "cosine": 2}.get(self.schedule, len(self.ratio) or 1)
+        if len(self.ratio) != wanted or not all(0 <= ratio <= 1 for ratio in self.ratio):
+            raise ConfigError(
+                f"a {self.schedule} mask ratio needs {wanted} number(s) in [0, 1], got "
+                f"{list(self.ratio)}"
+            )
+
+    def masks(
+        self, ids: Sequence[str], frame_counts: Tensor, length: int, ratio: float, draw: int
+    ) -> Tensor:
+        """A mask (B, T) bool on the device of ``frame_counts`` (B,), T = ``length``.
+
+        Each row's is a function of its utterance's id and of ``draw`` (say, the step) alone: which
+        batch or process an utterance is in changes nothing.
+        """
+        counts = frame_counts.cpu()
+        mask = torch.zeros(len(ids), length, dtype=torch.bool)
+        for row, (name, count) in enumerate(zip(ids, counts, strict=True)):
+            rng = torch.Generator().manual_seed(zlib.crc32(f"{draw} {name}".encode()))
+            mask[row, : int(count)] = span_mask(
+                1,
+                count[None],
+                ratio,
+                self.span_frames,
+                rng,
+                overlap=self.overlap,
+                minimum_space=self.minimum_space,
+                minimum_spans=self.minimum_spans,
+            )
+        return mask.to(frame_counts.device)
+
+
+def mask_ratio(
+    ratios: Sequence[float], schedule: RatioSchedule, progress: float, epoch: int
+) -> float:
+    """The ratio at ``progress`` (0 to 1) through a run, in ``epoch`` (from 0); see ``Masking``."""
+    begin, end = ratios[0], ratios[-1]
+    if schedule == "epochs":
+        return ratios[min(epoch, len(ratios) - 1)]
+    progress = min(1.0, max(0.0, progress))
+    if schedule == "cosine":
+        progress = 0.5 * (1 - math.cos(math.pi * progress))
+    return begin + (end - begin) * progress
 
 
 def span_mask(

@@ -11,3 +11,10 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int, floor: float = 0.02)
         return (step + 1) / (warmup_steps + 1)
     progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warmup_linear(step: int, steps: int, warmup_steps: int) -> float:
+    """The factor on the peak learning rate: linear warm-up, then a straight line down to zero."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return max(0.0, (steps - step) / max(1, steps - warmup_steps))

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from rdsdk.errors import ConfigError
-from rdsdk.training.masking import channel_mask, span_mask
+from rdsdk.training.masking import Masking, channel_mask, mask_ratio, span_mask
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -156,3 +157,44 @@ def test_impossible_settings_are_refused(
         span_mask(1, torch.tensor([50]), probability, span, generator(), **others)
     with pytest.raises(ConfigError, match=r"frame_counts must be \(2,\)"):
         span_mask(2, torch.tensor([50]), 0.5, 10, generator())
+
+
+def test_ratios_follow_their_schedules() -> None:
+    places = [0.0, 0.25, 0.5, 1.0, 1.5]
+    assert [mask_ratio([0.4], "fixed", place, 3) for place in places] == [0.4] * 5
+    linear = [mask_ratio([0.2, 0.8], "linear", place, 0) for place in places]
+    assert linear == pytest.approx([0.2, 0.35, 0.5, 0.8, 0.8])
+    cosine = [mask_ratio([0.8, 0.2], "cosine", place, 0) for place in places]
+    assert cosine == pytest.approx([0.8, 0.5 + 0.3 * math.cos(math.pi / 4), 0.5, 0.2, 0.2])
+    listed = [mask_ratio([0.1, 0.5, 0.3], "epochs", 0.9, epoch) for epoch in range(5)]
+    assert listed == [0.1, 0.5, 0.3, 0.3, 0.3]
+
+
+def test_an_utterances_mask_does_not_depend_on_its_batch() -> None:
+    masking = Masking(ratio=(0.5,))
+    together = masking.masks(["a", "b", "c"], torch.tensor([200, 120, 5]), 210, 0.5, draw=3)
+    assert together.shape == (3, 210)
+    alone = masking.masks(["b"], torch.tensor([120]), 120, 0.5, draw=3)
+    assert torch.equal(together[1, :120], alone[0])
+    assert not together[1, 120:].any()
+    assert not together[2].any()  # shorter than a span
+    assert not torch.equal(alone, masking.masks(["b"], torch.tensor([120]), 120, 0.5, draw=4))
+    assert not torch.equal(alone, masking.masks(["x"], torch.tensor([120]), 120, 0.5, draw=3))
+    for row in together[:2]:
+        lengths, gaps = runs(row)
+        assert set(lengths) == {10}
+        assert min(gaps) >= 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ratio": (0.4, 0.5)},
+        {"ratio": (0.4,), "schedule": "linear"},
+        {"ratio": (1.4,)},
+        {"ratio": (), "schedule": "epochs"},
+    ],
+)
+def test_ratios_that_do_not_fit_their_schedule_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="mask ratio"):
+        Masking(**settings)

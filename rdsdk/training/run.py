@@ -1,0 +1,171 @@
+"""A recipe becomes a run: its folder, its loaders, its trainer, and its resumable end."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+import yaml
+from lhotse import CutSet
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from rdsdk.data.batches import (
+    EvaluationBatches,
+    TrainingBatches,
+    evaluation_batches,
+    training_batches,
+)
+from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+from rdsdk.training.callbacks import Interruption, KeepBest
+from rdsdk.training.run_recipe import RunRecipe
+
+RESUME_FILE = "resume.ckpt"
+INTERRUPTED = 3
+"""The exit code of a run that was interrupted and can be resumed."""
+
+
+def run(
+    recipe: RunRecipe,
+    make_module: Callable[[], L.LightningModule],
+    *,
+    figure: str,
+    steps: int | None,
+    epochs: int | None = None,
+    clip_norm: float | None = None,
+    vocabulary: Vocabulary | None = None,
+    provenance: dict[str, object] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> int:
+    """Train until ``steps`` or ``epochs`` are done.
+
+    Args:
+        make_module: called once, after everything random was seeded.
+        figure: of validation, decides the best checkpoint (the lowest is best).
+        clip_norm: gradients are scaled down to this norm; None leaves them.
+        vocabulary: None takes recordings without transcripts.
+        provenance: what the checkpoints say beside the recipe, the licence and the data.
+
+    Returns:
+        0 when the run is whole, ``INTERRUPTED`` when it can be resumed.
+
+    Raises:
+        ConfigError: the recipe asks for something impossible, or ``resume`` finds nothing.
+        DataError: a manifest cannot be used.
+        TrainingError: the loss became infinite or NaN; the message names the utterances.
+    """
+    output = Path(recipe.output)
+    resume_file = output / RESUME_FILE
+    if resume and not resume_file.is_file():
+        raise ConfigError(f"nothing to resume: {resume_file} does not exist; leave --resume out")
+    if resume_file.is_file() and not resume:
+        raise ConfigError(
+            f"{output} holds an unfinished run; go on with --resume, or choose another output"
+        )
+    L.seed_everything(recipe.seed, workers=True, verbose=False)
+    module = make_module()
+    dev_cuts = read_cuts(recipe.dev)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
+    kept: dict[str, object] = {
+        "recipe": recipe.plain(),
+        "licence": recipe.licence,
+        "training_data": recipe.training_data,
+        **(provenance or {}),
+    }
+    interruption = Interruption(resume_file, recipe.save_every_steps)
+    # Those that log come first: what they log belongs to the step just done.
+    watching = [*callbacks, KeepBest(output, figure, kept), interruption, TQDMProgressBar(5)]
+    trainer = _trainer(recipe, output, watching, steps, epochs, clip_norm)
+    # Before the trainer starts processes: a bad manifest is told once, and at once.
+    data = Corpora(recipe, vocabulary, read_cuts(recipe.train, recipe.train_weights), dev_cuts)
+    trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
+    if interruption.interrupted:
+        print(f"interrupted at step {trainer.global_step}; --resume goes on from {resume_file}")
+        return INTERRUPTED
+    if trainer.is_global_zero:
+        # A finished run cannot be resumed, and its weights are in best/ and last/.
+        resume_file.unlink(missing_ok=True)
+        print(f"done: {trainer.global_step} steps; the best checkpoint is {output / 'best'}")
+    return 0
+
+
+class Corpora(L.LightningDataModule):
+    """The loaders of a run, made when the trainer knows which of how many processes this one is.
+
+    Each process trains on its share; each validates on all of dev.
+    """
+
+    def __init__(
+        self, recipe: RunRecipe, vocabulary: Vocabulary | None, train: CutSet, dev: CutSet
+    ) -> None:
+        super().__init__()
+        self.recipe, self.vocabulary, self.train, self.dev = recipe, vocabulary, train, dev
+
+    def train_dataloader(self) -> TrainingBatches:
+        assert self.trainer is not None
+        return training_batches(
+            self.train,
+            self.vocabulary,
+            batch_seconds=self.recipe.batch_seconds,
+            workers=self.recipe.hardware.workers,
+            seed=self.recipe.seed,
+            augmentation=self.recipe.augmentation,
+            world_size=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+            longest_seconds=self.recipe.longest_seconds,
+        )
+
+    def val_dataloader(self) -> EvaluationBatches:
+        return evaluation_batches(self.dev, self.vocabulary, self.recipe.batch_seconds)
+
+
+def _trainer(
+    recipe: RunRecipe,
+    output: Path,
+    callbacks: list[Callback],
+    steps: int | None,
+    epochs: int | None,
+    clip_norm: float | None,
+) -> L.Trainer:
+    hardware = recipe.hardware
+    # The sampler already shards by rank, and a loader of its own state needs no more workers.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    return L.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,  # type: ignore[arg-type]
+        max_steps=-1 if steps is None else steps,
+        max_epochs=-1 if epochs is None else epochs,
+        accumulate_grad_batches=recipe.accumulate_batches,
+        gradient_clip_val=clip_norm,
+        val_check_interval=recipe.validate_every_steps * recipe.accumulate_batches,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        log_every_n_steps=20,
+        callbacks=callbacks,
+        logger=_loggers(recipe, output),
+        default_root_dir=output,
+    )
+
+
+def _loggers(recipe: RunRecipe, output: Path) -> list[Logger]:
+    loggers: list[Logger] = [TensorBoardLogger(output, name="", version="events")]
+    if recipe.wandb is not None:
+        if importlib.util.find_spec("wandb") is None:
+            raise ConfigError(
+                f"wandb: {recipe.wandb} was asked for, but the package wandb is not installed; "
+                "run: pip install wandb, or leave it out (TensorBoard events are always written)"
+            )
+        loggers.append(WandbLogger(project=recipe.wandb, save_dir=output))
+    return loggers
