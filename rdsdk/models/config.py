@@ -258,7 +258,18 @@ PRESETS: dict[str, EncoderConfig] = {
     "armhubert": _published(480, 864, "2by6"),
     "armhubert-s": _published(432, 816, "2by6"),
     "maskhubert": _published(480, 640, "none"),
-    # Full context, no reuse, HuBERT's depth: a teacher that two processor cores can train.
+    # A teacher of HuBERT's depth that two processor cores can train, and a student of its own
+    # depth with about a fifth of its parameters, reuse reinvested as in the published ones.
+    "arm-mini": EncoderConfig(
+        extractor_convs(48, 96, 144),
+        width=144,
+        ffn=reinvest_ffn(144, 240, reuse_pattern("2by6")),
+        heads=4,
+        map_owner=reuse_pattern("2by6"),
+        extractor_norm="layer",
+        first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
+        position_kernel=64,
+    ),
     "teacher-mini": EncoderConfig(
         extractor_convs(48, 96, 256),
         width=256,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE
+from rdsdk.training.transformers_import import import_transformers
 
 MEL_BANDS = 64
 _FFT = 512
@@ -24,9 +25,7 @@ _FLOOR = 1e-8
 
 @lru_cache(maxsize=1)
 def _filters() -> Tensor:
-    from rdsdk.training.torchaudio_import import mend_torchaudio
-
-    mend_torchaudio()
+    import_transformers()  # first, because it is what makes the rest of transformers loadable
     from transformers.audio_utils import mel_filter_bank
 
     bank = mel_filter_bank(

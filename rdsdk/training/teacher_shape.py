@@ -12,6 +12,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import EncoderConfig
 from rdsdk.models.cost import Shape, listed_convs, parameter_count, student_shape
+from rdsdk.training.transformers_import import import_transformers
 
 FAMILIES = ("hubert", "wavlm", "wav2vec2")
 _LARGE: dict[str, object] = {
@@ -93,17 +94,19 @@ def _ours(folder: str) -> TeacherShape:
 
 
 def _config(family: str, changed: dict[str, object]) -> Any:
-    from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
-
-    classes = {"hubert": HubertConfig, "wavlm": WavLMConfig, "wav2vec2": Wav2Vec2Config}
+    transformers = import_transformers()
+    classes = {
+        "hubert": transformers.HubertConfig,
+        "wavlm": transformers.WavLMConfig,
+        "wav2vec2": transformers.Wav2Vec2Config,
+    }
     return classes[family](**changed)
 
 
 def _read(folder: str) -> Any:
-    from transformers import AutoConfig
-
+    transformers = import_transformers()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder}/config.json cannot be read: {error}") from error
     if config.model_type not in FAMILIES:
@@ -114,10 +117,8 @@ def _read(folder: str) -> Any:
 
 
 def _transformers(name: str, config: Any) -> TeacherShape:
-    from transformers import AutoModel
-
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
+        model = import_transformers().AutoModel.from_config(config)
     return TeacherShape(
         name,
         config.num_hidden_layers,

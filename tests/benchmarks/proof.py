@@ -32,7 +32,7 @@ from rdsdk.data.augment import Timing
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.evaluation.frame_probe import ProbeData, hidden_states, probe
+from rdsdk.evaluation.frame_probe import hidden_states, probe
 from rdsdk.models import checkpoint
 from rdsdk.models.student import Student
 from rdsdk.training.distill_recipe import read_command
@@ -157,7 +157,7 @@ def row(label: str, results: Sequence[dict[str, Any]], parameters: int) -> str:
 def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", type=Path, required=True, help="an rdsdk checkpoint, 12 layers")
+    parser.add_argument("--teacher", type=Path, required=True, help="a checkpoint of 12 layers")
     parser.add_argument("--train", type=Path, required=True, help="an aligned manifest")
     parser.add_argument("--dev", type=Path, required=True, help="an aligned manifest")
     parser.add_argument("--output", type=Path, required=True)
