@@ -71,7 +71,7 @@ def test_a_student_comes_to_resemble_its_teacher(
     assert rows[-1]["dev/similarity_layer04"] > rows[0]["dev/similarity_layer04"]
     best = checkpoint.load(run / "best")
     assert best.student.projection_width == 48
-    assert best.provenance["teacher"] == str(teacher)
+    assert best.provenance["teacher"] == teacher.name
     student = StudentChoice(checkpoint=str(run / "best")).build(Vocabulary.characters())
     assert student.projections is None
     assert student.symbols == 29
