@@ -42,7 +42,7 @@ from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.models import checkpoint
 from rdsdk.runtime.executorch import set_threads
-from tests.benchmarks.streaming import beside_offline
+from tests.benchmarks.streaming import beside_offline, load
 
 BLOCK = 320
 RATE = 16_000
@@ -187,6 +187,7 @@ def measure(path: Path, aligned: Sequence[Cut], negative: Sequence[Cut]) -> dict
     }
     if context is not None:
         row |= beside_offline(recognizer, rounds=3)
+        row["step_p99_ms"] = load(recognizer, streams=1, seconds=20.0)["p99_ms"]
     return row
 
 
@@ -216,13 +217,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
     lines = [
         "| chunk | word errors | false recordings | partial p50 / p95 ms | final p50 / p95 ms "
-        "| taken back | as offline | start off by p50 ms | streamed / offline cost |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| taken back | as offline | start off by p50 ms | step p99 ms "
+        "| streamed / offline cost |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         chunk = "full" if row["chunk_ms"] is None else f"{row['chunk_ms']} ms"
-        cost = "-"
+        cost = step = "-"
         if row["chunk_ms"] is not None:
+            step = f"{row['step_p99_ms']:.1f}"
             streamed, offline = row["streamed_real_time_factor"], row["offline_real_time_factor"]
             cost = f"{streamed:.4f} / {offline:.4f} = {streamed / offline:.2f}"
         lines.append(
@@ -232,9 +235,44 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"| {row['final_ms']['p50']:.0f} / {row['final_ms']['p95']:.0f} "
             f"| {row['taken_back']:.1%} "
             f"| {row['recordings_as_offline']} of {row['recordings']} "
-            f"| {row['start_error_ms']['p50']:.0f} | {cost} |"
+            f"| {row['start_error_ms']['p50']:.0f} | {step} | {cost} |"
         )
     return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Word errors against delay, and invented words against delay, a point for each chunk size."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    chunked = [row for row in rows if row["chunk_ms"] is not None]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    false = [100 * r["false_recordings"] / max(1, r["negative_recordings"]) for r in chunked]
+    for axis, values, title in (
+        (axes[0], [100 * row["word_error_rate"] for row in chunked], "word error rate, %"),
+        (axes[1], false, "recordings without digits\nthat get one, %"),
+    ):
+        for kind, mark in (("partial", "o-"), ("final", "s--")):
+            delays = [row[f"{kind}_ms"]["p50"] for row in chunked]
+            axis.plot(delays, values, mark, label=f"{kind} text")
+            if kind == "final":
+                for row, delay, value in zip(chunked, delays, values, strict=True):
+                    axis.annotate(
+                        f"{row['chunk_ms']} ms",
+                        (delay, value),
+                        xytext=(5, 5),
+                        textcoords="offset points",
+                        fontsize=8,
+                    )
+        axis.set(xlabel="median delay after the word's end, ms", ylabel=title, ylim=(0, None))
+        axis.margins(x=0.16)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.suptitle("The same weights in chunks of several sizes")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def main() -> int:
@@ -247,6 +285,7 @@ def main() -> int:
     parser.add_argument("--chunks", nargs="+", default=list(CHUNKS), help="frames, or full")
     parser.add_argument("--folder", type=Path, help="keep the exported files here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--figure", type=Path, help="also draw them (svg, png)")
     options = parser.parse_args()
     aligned = list(read_cuts([str(m) for m in options.manifest]))
     if missing := [cut.id for cut in aligned if not spoken_words(cut, 0.0)]:
@@ -265,6 +304,8 @@ def main() -> int:
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.figure:
+        draw(rows, options.figure)
     return 0
 
 
