@@ -45,6 +45,7 @@ class SpeechGate:
         before_seconds: how long before such sound the gate is open already. Frames that it keeps
             closed are known only so much later; frames within speech are not held up.
         after_seconds: how long after such sound the gate stays open.
+        least_seconds: speech that lasts shorter, to the nearest 32 ms, is none: a bark or a knock.
 
     Raises:
         ConfigError: a threshold outside 0 to 1, or a time that is negative or no number.
@@ -53,6 +54,7 @@ class SpeechGate:
     threshold: float = 0.5
     before_seconds: float = 0.2
     after_seconds: float = 0.2
+    least_seconds: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -60,7 +62,7 @@ class SpeechGate:
                 f"the threshold of a speech gate is {self.threshold}, expected a probability "
                 "above 0 and below 1"
             )
-        for name in ("before_seconds", "after_seconds"):
+        for name in ("before_seconds", "after_seconds", "least_seconds"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}, expected 0 seconds or more")
@@ -84,6 +86,7 @@ class SpeechFrames:
         self._threshold = gate.threshold
         self._before = round(gate.before_seconds * SAMPLE_RATE)
         self._after = round(gate.after_seconds * SAMPLE_RATE)
+        self._least = max(1, round(gate.least_seconds * SAMPLE_RATE / CHUNK_SAMPLES))
         self._hop = hop_samples
         self._receptive_field = receptive_field_samples
         self._detector = silero()
@@ -95,6 +98,7 @@ class SpeechFrames:
         self._detector.reset()
         self._filled = 0  # samples waiting in the chunk
         self._chunks = 0  # chunks judged
+        self._run = 0  # of these, the newest in a row that may be speech
         self._speech: deque[int] = deque()  # those with speech that frames to come may still see
         self._frame = 0
         self._ended = False
@@ -134,7 +138,9 @@ class SpeechFrames:
         while self._speech and self._speech[0] < earliest:
             self._speech.popleft()
         is_open = bool(self._speech) and self._speech[0] <= last
-        if not is_open and not self._ended and self._chunks <= last:
+        # A row that is still too short may become speech yet.
+        known = self._chunks - (self._run if self._run < self._least else 0)
+        if not is_open and not self._ended and known <= last:
             return None
         self._frame += 1
         return is_open
@@ -143,7 +149,11 @@ class SpeechFrames:
         if not self._chunks:
             for _ in range(_LEAD_CHUNKS):
                 self._detector.process_samples([0.0] * CHUNK_SAMPLES)
-        if self._detector.process_samples(self._chunk.tolist()) >= self._threshold:
+        may_be = self._detector.process_samples(self._chunk.tolist()) >= self._threshold
+        self._run = self._run + 1 if may_be else 0
+        if self._run == self._least:
+            self._speech.extend(range(self._chunks + 1 - self._least, self._chunks + 1))
+        elif self._run > self._least:
             self._speech.append(self._chunks)
         self._chunks += 1
         self._filled = 0

@@ -52,8 +52,11 @@ def by_hand(gate: SpeechGate, probabilities: list[float], frames: int) -> list[b
     is_open = np.zeros(
         room + frames * HOP + FIELD + len(probabilities) * CHUNK_SAMPLES + room, bool
     )
-    for chunk, probability in enumerate(probabilities):
-        if probability >= gate.threshold:
+    least = max(1, round(gate.least_seconds / 0.032))
+    rows = itertools.groupby(enumerate(probabilities), lambda item: item[1] >= gate.threshold)
+    for is_speech, row in rows:
+        chunks = [chunk for chunk, _ in row]
+        for chunk in chunks if is_speech and len(chunks) >= least else []:
             begin = room + chunk * CHUNK_SAMPLES
             before, after = round(gate.before_seconds * RATE), round(gate.after_seconds * RATE)
             is_open[begin - before : begin + CHUNK_SAMPLES + after] = True
@@ -68,11 +71,12 @@ def by_hand(gate: SpeechGate, probabilities: list[float], frames: int) -> list[b
     takes=st.lists(st.integers(0, 12), max_size=20),
     before=st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.5]),
     after=st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.5]),
+    least=st.sampled_from([0.0, 0.032, 0.07, 0.1, 0.2]),
 )
 def test_frames_are_those_counted_by_hand_in_any_blocks(
-    probabilities, cut, sizes, takes, before, after
+    probabilities, cut, sizes, takes, before, after, least
 ):
-    gate = SpeechGate(0.5, before, after)
+    gate = SpeechGate(0.5, before, after, least)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speech_gate, "silero", lambda: Script(probabilities))
         frames = SpeechFrames(gate)
@@ -93,7 +97,7 @@ def test_frames_are_those_counted_by_hand_in_any_blocks(
 
 def test_the_count_by_hand_tells_a_frame_too_early_from_one_in_time(says):
     """The control of the test above: a gate shifted by one frame differs."""
-    gate = SpeechGate(0.5, 0.0, 0.0)
+    gate = SpeechGate(0.5, 0.0, 0.0, 0.0)
     probabilities = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     says(probabilities)
     frames = SpeechFrames(gate)
@@ -106,7 +110,7 @@ def test_the_count_by_hand_tells_a_frame_too_early_from_one_in_time(says):
 
 def test_open_frames_are_not_held_up_and_closed_ones_wait_for_what_may_open_them(says):
     says([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    frames = SpeechFrames(SpeechGate(0.5, before_seconds=0.1, after_seconds=0.1))
+    frames = SpeechFrames(SpeechGate(0.5, before_seconds=0.1, after_seconds=0.1, least_seconds=0))
     frames.feed(np.zeros(CHUNK_SAMPLES, np.float32))
     # Open until 32 + 100 ms: frame 6 begins at 120 ms, frame 7 at 140 ms.
     assert frames.take(100).tolist() == [True] * 7
@@ -116,6 +120,19 @@ def test_open_frames_are_not_held_up_and_closed_ones_wait_for_what_may_open_them
     assert frames.take(100).tolist() == []
     frames.feed(np.zeros(CHUNK_SAMPLES, np.float32))
     assert frames.take(100).tolist() == [False, False]
+
+
+def test_a_row_that_is_too_short_is_no_speech_and_holds_up_what_it_may_open(says):
+    says([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+    frames = SpeechFrames(SpeechGate(0.5, 0.0, 0.0, least_seconds=0.1))
+    frames.feed(np.zeros(3 * CHUNK_SAMPLES, np.float32))
+    # Frame 0 ends at 25 ms; frame 1 at 45 ms, in a row of speech that may go on.
+    assert frames.take(100).tolist() == [False]
+    frames.feed(np.zeros(CHUNK_SAMPLES, np.float32))
+    assert frames.take(100).tolist() == [False] * 5
+    frames.feed(np.zeros(3 * CHUNK_SAMPLES, np.float32))
+    # Three in a row are speech, from their beginning at 128 ms on.
+    assert frames.take(100).tolist() == [True] * 6
 
 
 def test_a_little_silence_is_heard_first_and_again_after_a_reset(says):
@@ -184,7 +201,7 @@ def test_a_threshold_is_a_probability(wrong):
         SpeechGate(wrong)
 
 
-@pytest.mark.parametrize("name", ["before_seconds", "after_seconds"])
+@pytest.mark.parametrize("name", ["before_seconds", "after_seconds", "least_seconds"])
 @pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf")])
 def test_a_hangover_is_a_time(name, wrong):
     with pytest.raises(ConfigError, match=name):

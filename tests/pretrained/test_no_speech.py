@@ -116,15 +116,16 @@ def test_a_faint_tone_that_pulses_like_syllables_fools_model_and_gate(recognizer
             assert heard(recognizer, (at_level(pulsing, dbfs), RATE), gate) == ""
 
 
-def test_real_noise_gives_hardly_any_words_and_fewer_with_a_gate(recognizer):
-    """Of all 80 clips of fold 5, five give words without a gate and two with one."""
+def test_real_noise_gives_no_words_through_a_gate_and_hardly_any_without(recognizer):
+    """Of all 80 clips of fold 5, five give words without a gate and one with it: a sneeze that is
+    not among these."""
     found = {}
     for gate in (None, GATE):
         found[gate] = {
             row["id"] for row in NOISE if heard(recognizer, ASSETS / "noise" / row["audio"], gate)
         }
     assert found[None] <= {"esc10-5-203128-A", "esc10-5-194533-A"}  # a dog and a baby's sneeze
-    assert found[GATE] <= {"esc10-5-203128-A"}
+    assert found[GATE] == set()
 
 
 def test_the_clips_are_the_ones_their_readme_names():
@@ -158,7 +159,7 @@ def test_digits_pass_the_gate_and_the_sneeze_before_them_does_not(recognizer):
 def test_a_threshold_of_one_half_is_no_accident(recognizer):
     """A gate that wants certainty does take digits away: the threshold does something."""
     rows = [row for row in DIGITS if row["id"] != "theo-rain"]
-    strict = rdsdk.SpeechGate(0.999, 0.0, 0.0)
+    strict = rdsdk.SpeechGate(0.999, 0.0, 0.0, 0.0)
     plain = sum(len(heard(recognizer, ASSETS / "digits" / r["audio"], None).split()) for r in rows)
     kept = sum(len(heard(recognizer, ASSETS / "digits" / r["audio"], strict).split()) for r in rows)
     assert kept < plain / 2

@@ -23,7 +23,7 @@ from rdsdk.runtime.stream import Stream, frame_source
 
 SPEECH = tones("ABC DE" + 10 * "_" + "F GH" + 12 * "_" + "AB CA")
 CHUNKS = -(-len(SPEECH) // CHUNK_SAMPLES)
-TIGHT = SpeechGate(0.5, before_seconds=0.0, after_seconds=0.0)
+TIGHT = SpeechGate(0.5, before_seconds=0.0, after_seconds=0.0, least_seconds=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ CASES = {
 def test_a_gated_stream_is_what_was_worked_out_by_hand_in_any_blocks(
     program, speech, before, after, length, sizes
 ):
-    gate, waveform = SpeechGate(0.5, before, after), SPEECH[:length]
+    gate, waveform = SpeechGate(0.5, before, after, 0.0), SPEECH[:length]
     wanted = rounded(by_hand(program, speech, gate, waveform))
     assert rounded(hear(gated(program, speech, gate), waveform, sizes)) == wanted
     # A stream that was used and reset hears the same.
@@ -122,7 +122,7 @@ def test_a_gated_stream_is_what_was_worked_out_by_hand_in_any_blocks(
 @settings(max_examples=20, deadline=None)
 @given(**CASES)
 def test_a_gated_full_context_model_too(full, speech, before, after, length, sizes):
-    gate = SpeechGate(0.5, before, after)
+    gate = SpeechGate(0.5, before, after, 0.0)
     waveform = np.concatenate([SPEECH, SPEECH[:length], SPEECH])
     speech = {k + 40 * n for n in range(4) for k in speech}
     wanted = rounded(by_hand(full, speech, gate, waveform))
@@ -157,7 +157,7 @@ def test_a_gate_that_closes_inside_a_word_cuts_it_there(program):
     (cut,) = hear(gated(program, speech, TIGHT), SPEECH)
     assert cut.text == "ABC D"
     # The hangover brings the end of the word back.
-    (whole,) = hear(gated(program, speech, SpeechGate(0.5, 0.0, 0.15)), SPEECH)
+    (whole,) = hear(gated(program, speech, SpeechGate(0.5, 0.0, 0.15, 0.0)), SPEECH)
     assert whole.text == "ABC DE"
 
 
@@ -188,7 +188,7 @@ def test_features_are_the_same_with_and_without_a_gate(program):
 def test_partials_grow_within_speech_without_waiting(program):
     """Only frames that are closed wait: the gate adds no delay to what is being said."""
     every = set(range(CHUNKS))
-    plain, open_stream = Stream(program), gated(program, every, SpeechGate(0.5, 0.5, 0.5))
+    plain, open_stream = Stream(program), gated(program, every, SpeechGate(0.5, 0.5, 0.5, 0.0))
     for at in range(0, 28_000, CHUNK_FRAMES * HOP):
         block = SPEECH[at : at + CHUNK_FRAMES * HOP]
         assert rounded(open_stream.feed(block)) == rounded(plain.feed(block))
