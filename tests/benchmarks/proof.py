@@ -121,7 +121,6 @@ def finetune(run: Run, start: Path, steps: int, options: argparse.Namespace) -> 
             "optimisation.warmup_steps=30",
             *("optimisation.average_decay=0.98", "regularisation.mel_start_steps=0"),
             *("regularisation.chunk_frames=[]", f"validate_every_steps={steps}"),
-            *("hardware.precision=32-true",),
         ],
         run.folder / "log.txt",
     )

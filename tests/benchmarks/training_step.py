@@ -83,6 +83,17 @@ def models(attention: str, device: torch.device) -> tuple[Any, Student]:
     return teacher, student.train()
 
 
+def finished(clock: Clock, loss: Tensor, optimiser: torch.optim.Optimizer) -> Clock:
+    """What every step ends with."""
+    clock.lap("student forward")
+    loss.backward()
+    clock.lap("backward")
+    optimiser.step()
+    optimiser.zero_grad()
+    clock.lap("update")
+    return clock
+
+
 def as_released(device: torch.device) -> Callable[[Batch], Clock]:
     """Two whole teacher passes, float32, losses as loops over layers."""
     teacher, student = models("eager", device)
@@ -111,13 +122,7 @@ def as_released(device: torch.device) -> Callable[[Batch], Clock]:
             to_masked = (prediction - masked[layer]).square().mean(dim=-1)
             loss = loss + weights[layer] * (to_unmasked * batch.mask).sum() / frames
             loss = loss + weights[layer] * (to_masked * ~batch.mask).sum() / frames
-        clock.lap("student forward")
-        loss.backward()
-        clock.lap("backward")
-        optimiser.step()
-        optimiser.zero_grad()
-        clock.lap("update")
-        return clock
+        return finished(clock, loss, optimiser)
 
     return step
 
@@ -145,13 +150,7 @@ def ours(device: torch.device) -> Callable[[Batch], Clock]:
                 batch.frame_counts,
             )
             loss = (weights * (losses.masked + losses.unmasked)).sum()
-        clock.lap("student forward")
-        loss.backward()
-        clock.lap("backward")
-        optimiser.step()
-        optimiser.zero_grad()
-        clock.lap("update")
-        return clock
+        return finished(clock, loss, optimiser)
 
     return step
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from feeding import hear, rounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_program import CHUNK_FRAMES, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, tones
@@ -55,23 +56,6 @@ def gated(program: Program, speech: set[int], gate: SpeechGate, **how) -> Stream
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speech_gate, "silero", lambda: Script(speech))
         return Stream(program, gate=gate, **how)
-
-
-def hear(stream: Stream, waveform: np.ndarray, sizes=()) -> list[Segment]:
-    segments, at = [], 0
-    for size in sizes:
-        segments += stream.feed(waveform[at : at + size])
-        at += size
-    segments += stream.feed(waveform[at:])
-    segments += stream.finish()
-    return [segment for segment in segments if segment.is_final]
-
-
-def rounded(segments: list[Segment]) -> list[tuple]:
-    return [
-        (s.text, [(w.text, w.start, w.end, round(w.confidence, 4)) for w in s.words])
-        for s in segments
-    ]
 
 
 def by_hand(

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import tiny_program
+from feeding import hear, rounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_program import SAMPLE_RATE, tones
 
-from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, ConfigError, ModelError
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.program import Program
@@ -23,29 +23,6 @@ def program(streaming_pte) -> Program:
 @pytest.fixture(scope="module")
 def full(full_pte) -> Program:
     return Program(full_pte)
-
-
-def hear(stream: Stream, waveform: np.ndarray, sizes: tuple[int, ...] = ()) -> list[Segment]:
-    """All final segments."""
-    segments, at = [], 0
-    for size in sizes:
-        segments += stream.feed(waveform[at : at + size])
-        at += size
-    segments += stream.feed(waveform[at:])
-    segments += stream.finish()
-    return [segment for segment in segments if segment.is_final]
-
-
-def rounded(segments: list[Segment]) -> list[tuple]:
-    return [
-        (
-            s.text,
-            s.start,
-            s.end,
-            [(w.text, w.start, w.end, round(w.confidence, 4)) for w in s.words],
-        )
-        for s in segments
-    ]
 
 
 def test_what_was_written_is_heard_with_its_times(program):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from distil_setup import write_recipe, write_teacher
+from run_process import finish, start
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -44,20 +42,9 @@ def dev(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "dev.jsonl").read_text().splitlines()]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rdsdk.cli", "distill", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def finish(*arguments: str) -> None:
-    process = start(*arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+def distilled(*arguments: str) -> None:
+    code, output = finish("distill", *arguments)
+    assert code == 0, output
 
 
 def test_a_student_comes_to_resemble_its_teacher(
@@ -118,8 +105,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Pa
     # Dropout, random layers and contexts are on: all of them are drawn again alike.
     whole = ["--config", str(recipe), "optimisation.steps=40", "objective.random_layers=2"]
     whole += ["chunks.chunk_frames=[4,8,null]", "accumulate_batches=2"]
-    finish(*whole, "--output", str(tmp_path / "whole"))
-    process = start(*whole)
+    distilled(*whole, "--output", str(tmp_path / "whole"))
+    process = start("distill", *whole)
     resume_file = tmp_path / "run" / "resume.ckpt"
     deadline = time.monotonic() + 120
     while not resume_file.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -131,14 +118,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Pa
     assert 2 <= saved["global_step"] < 40
     # The teacher's weights are not in it.
     assert all(name.startswith("student.") for name in saved["state_dict"])
-    finish(*whole, "--resume")
+    distilled(*whole, "--resume")
     same, other = tmp_path / "whole" / "last", tmp_path / "run" / "last"
     first, second = (load_file(folder / checkpoint.WEIGHTS) for folder in (same, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
     curves = [{row["step"]: row for row in dev(tmp_path / name)} for name in ("whole", "run")]
     assert curves[0] == curves[1]
     # Negative control: another seed gives other weights.
-    finish(*whole, "--output", str(tmp_path / "seed"), "seed=1")
+    distilled(*whole, "--output", str(tmp_path / "seed"), "seed=1")
     third = load_file(tmp_path / "seed" / "last" / checkpoint.WEIGHTS)
     assert not all(torch.equal(first[name], third[name]) for name in first)
 

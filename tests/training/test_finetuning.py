@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from run_process import finish, start
 from safetensors.torch import load_file
 
 from rdsdk.data.alignment import frame_targets
@@ -38,22 +36,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    # One thread: how a sum is split among threads changes its last bits.
-    return subprocess.Popen(
-        [sys.executable, "-m", "rdsdk.cli", "finetune", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def finish(*arguments: str) -> int:
-    """The exit code of a run in a process of its own."""
-    process = start(*arguments)
-    process.communicate(timeout=240)
-    return process.returncode
+def code_of(*arguments: str) -> int:
+    code, _ = finish("finetune", *arguments)
+    return code
 
 
 def test_a_run_learns_keeps_its_best_and_logs(recipe: Path, tmp_path: Path) -> None:
@@ -118,8 +103,8 @@ def test_an_aligned_start_without_alignments_says_what_is_missing(
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(recipe.read_text().replace("steps: 8", "steps: 60"))
     whole = ["--config", str(recipe), "--output", str(tmp_path / "whole")]
-    assert finish(*whole) == 0
-    process = start("--config", str(recipe), "--hardware.workers", "1")
+    assert code_of(*whole) == 0
+    process = start("finetune", "--config", str(recipe), "--hardware.workers", "1")
     resume_file = tmp_path / "run" / "resume.ckpt"
     deadline = time.monotonic() + 120
     while not resume_file.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -133,15 +118,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Pa
     # Without --resume the unfinished run is not overwritten.
     with pytest.raises(ConfigError, match="unfinished run"):
         main(["--config", str(recipe)])
-    assert finish("--config", str(recipe), "--resume") == 0
+    assert code_of("--config", str(recipe), "--resume") == 0
     assert same(weights(tmp_path / "whole" / "last"), weights(tmp_path / "run" / "last"))
     # Negative control: another seed gives other weights.
-    assert finish(*whole, "--output", str(tmp_path / "other"), "--seed", "1") == 0
+    assert code_of(*whole, "--output", str(tmp_path / "other"), "--seed", "1") == 0
     assert not same(weights(tmp_path / "whole" / "last"), weights(tmp_path / "other" / "last"))
 
 
 def test_ctrl_c_leaves_a_resumable_run(recipe: Path, tmp_path: Path) -> None:
-    process = start("--config", str(recipe), "--optimisation.steps", "100000")
+    process = start("finetune", "--config", str(recipe), "--optimisation.steps", "100000")
     resume_file = tmp_path / "run" / "resume.ckpt"
     deadline = time.monotonic() + 120
     while not resume_file.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -155,7 +140,8 @@ def test_ctrl_c_leaves_a_resumable_run(recipe: Path, tmp_path: Path) -> None:
 
 def test_two_processes_run_together_and_leave_a_checkpoint(recipe: Path, tmp_path: Path) -> None:
     process = start(
-        *("--config", str(recipe), "--hardware.devices", "2", "--hardware.strategy", "ddp")
+        "finetune",
+        *("--config", str(recipe), "--hardware.devices", "2", "--hardware.strategy", "ddp"),
     )
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
