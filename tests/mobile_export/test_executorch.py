@@ -69,19 +69,19 @@ def test_products_and_convolutions_are_delegated(streaming_int8: Exported) -> No
         assert method.delegated["convolution"] == len(STREAMING.convs) + 1
 
 
-def test_a_step_method_costs_next_to_nothing_in_the_file(
+def test_the_methods_of_a_file_share_one_copy_of_the_weights(
     streaming: Checkpoint, streaming_fp32: Exported
 ) -> None:
-    made = methods(folded(quantize(streaming.student, "fp32")))
-    alone = lower({"forward": made["forward"]}, "{}").buffer
-    both = lower(made, "{}").buffer
+    step = methods(folded(quantize(streaming.student, "fp32")))["step"]
+    alone = lower({"step": step}, "{}").buffer
+    both = streaming_fp32.lowered.buffer
     # Graphs of the same layers, once more; a model this tiny is mostly graph, so weights decide.
     weights = 4 * streaming.student.parameter_count()
     assert len(both) - len(alone) < 0.6 * weights
     # Negative control: a method over other weights doubles them.
-    other = methods(folded(quantize(make_checkpoint(STREAMING, seed=3).student, "fp32")))
-    doubled = lower({"forward": made["forward"], "step": other["step"]}, "{}").buffer
-    assert len(doubled) - len(both) > 0.9 * weights
+    other = methods(folded(quantize(make_checkpoint(STREAMING, seed=3).student, "fp32")))["step"]
+    doubled = lower({"step": step, "forward": other}, "{}").buffer
+    assert len(doubled) - len(alone) > 0.9 * weights
     assert streaming_fp32.state_bytes == 4 * (15 * 32 + 2 * 16 * 32 + 4 * 16 * 32 + 16)
 
 
@@ -193,7 +193,8 @@ def test_a_graph_that_applies_a_wrong_map_is_refused() -> None:
     encoder = ConfusedEncoder(STREAMING)
     encoder.load_state_dict(confused.student.encoder.state_dict())
     confused.student.encoder = encoder.eval()
-    found = lower(methods(folded(confused.student)), "{}").structures["step"]
+    step = methods(folded(confused.student))["step"]
+    found = lower({"step": step}, "{}").structures["step"]
     assert [*found.map_readers] == [Counter(bmm=3), Counter(bmm=1)]
     with pytest.raises(ExportError, match="maps are read by"):
         check_structure(STREAMING, "step", found)
