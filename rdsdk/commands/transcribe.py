@@ -135,14 +135,20 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"== {name} ==", flush=True)
         try:
             with warnings_in_one_line():
-                _transcribe(recognizer, name, arguments)
+                _transcribe(recognizer, name, arguments, rules, gate)
         except AudioError as error:
             complain(error)
             failed = True
     return 2 if failed else 0
 
 
-def _transcribe(recognizer: Recognizer, name: str, arguments: argparse.Namespace) -> None:
+def _transcribe(
+    recognizer: Recognizer,
+    name: str,
+    arguments: argparse.Namespace,
+    rules: EndpointRules,
+    gate: SpeechGate | None,
+) -> None:
     with ExitStack() as stack:
         if name == STDIN:
             if sys.stdin is None or sys.stdin.isatty():
@@ -153,7 +159,6 @@ def _transcribe(recognizer: Recognizer, name: str, arguments: argparse.Namespace
             # Where text appears on the terminal by itself, a bar would only be in its way.
             if not sys.stdout.isatty() and sys.stderr.isatty():
                 blocks = stack.enter_context(_progress(name, blocks))
-        rules, gate = hearing(arguments)
         for segment in recognizer.transcribe(blocks, rules, gate=gate):
             show(segment, name, arguments)
 

@@ -36,7 +36,6 @@ from rdsdk.data.digit_sources import (
     read_rows,
     synthesise,
 )
-from rdsdk.data.other_clips import noise_rows
 from rdsdk.data.synthetic_voices import require_programs
 from rdsdk.data.word_clips import DIGITS
 from rdsdk.errors import ConfigError, RdsdkError
@@ -244,7 +243,6 @@ def make_corpus(plan: Plan, console: Console) -> dict[str, Any]:
         _write_rows(plan.out / "dev.jsonl", dev)
         _write_rows(plan.out / "dev_negative.jsonl", dev_negative)
         _write_rows(plan.out / "sentences.jsonl", sentence_rows(bank.sentences, plan.out))
-        _write_rows(plan.out / "noises.jsonl", noise_rows(bank.noises, plan.out))
         # Line by line, so that what is there after an interruption is listed and usable.
         with (plan.out / "train.jsonl").open("w", encoding="utf-8") as manifest:
             for row, recipe in make_training(plan, bank, progress):

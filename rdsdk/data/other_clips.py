@@ -5,24 +5,15 @@ A digit word inside a running sentence counts as none: people who read aloud giv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import soundfile
 
 from rdsdk.data.acoustics import SAMPLE_RATE, fade, hiss, trim
 from rdsdk.data.digit_drafts import Draft, other_mouth, surround, token_draft
 from rdsdk.data.digit_sources import Bank, may_stand_alone
 from rdsdk.data.word_clips import DIGITS, WordSpan, read_mono
 from rdsdk.errors import DataError
-
-_NOISE_LICENCE = "CC BY 3.0"
-
-
-def _noise_source(name: str) -> str:
-    return f"ESC-10 {name} (K. J. Piczak)"
 
 
 def _from_sentence(
@@ -120,9 +111,8 @@ def no_speech(bank: Bank, rng: np.random.Generator) -> Draft:
     if chance < 0.5:
         name, noise = bank.noises[int(rng.integers(len(bank.noises)))]
         waveform = np.resize(np.roll(noise, -int(rng.integers(len(noise)))), samples)
-        return Draft(
-            waveform.astype(np.float32), "", "none", _noise_source(name), _NOISE_LICENCE, "noise"
-        )
+        source, licence = f"ESC-10 {name} (K. J. Piczak)", "CC BY 3.0"
+        return Draft(waveform.astype(np.float32), "", "none", source, licence, "noise")
     if chance < 0.7:
         waveform = hiss(rng, samples) * 0.1
     elif chance < 0.85:
@@ -139,17 +129,3 @@ def no_speech(bank: Bank, rng: np.random.Generator) -> Draft:
         waveform = np.zeros(samples)
     waveform = waveform.astype(np.float32)
     return Draft(waveform, "", "none", "generated", "no rights claimed", "noise")
-
-
-def noise_rows(noises: Sequence[tuple[str, np.ndarray]], out: Path) -> list[dict[str, Any]]:
-    """Rows of ``noises.jsonl``: every noise whole and as loud as it is, text "", copied to
-    ``out/noise``. Drafts have them cut, and levelled as clips are."""
-    (out / "noise").mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name, waveform in noises:
-        audio = f"noise/{name}.flac"
-        soundfile.write(out / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
-        row = {"id": f"noise-{name}", "audio": audio, "seconds": len(waveform) / SAMPLE_RATE}
-        row |= {"text": "", "speaker": "none"}
-        rows.append({**row, "source": _noise_source(name), "licence": _NOISE_LICENCE})
-    return rows

@@ -24,12 +24,9 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
-        module = Finetuning(
+        return Finetuning(
             student, vocabulary, recipe.optimisation, recipe.regularisation, recipe.seed
         )
-        if recipe.hardware.compile:
-            module.student.compile(dynamic=True)
-        return module
 
     return run(
         recipe,

@@ -61,7 +61,7 @@ def distill(recipe: DistillRecipe, resume: bool = False, teacher: Teacher | None
     heads = loaded.width if recipe.objective.heads else None
 
     def make_module() -> Distillation:
-        module = Distillation(
+        return Distillation(
             loaded,
             Student(config, projection_width=heads),
             recipe.objective,
@@ -71,9 +71,6 @@ def distill(recipe: DistillRecipe, resume: bool = False, teacher: Teacher | None
             recipe.seed,
             recipe.figure_every_steps,
         )
-        if recipe.hardware.compile:
-            module.student.compile(dynamic=True)
-        return module
 
     return run(
         recipe,

@@ -22,6 +22,7 @@ from rdsdk.data.batches import (
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
+from rdsdk.models.student import Student
 from rdsdk.training.callbacks import Interruption, KeepBest
 from rdsdk.training.run_recipe import RunRecipe
 
@@ -46,7 +47,8 @@ def run(
     """Train until ``steps`` or ``epochs`` are done.
 
     Args:
-        make_module: called once, after everything random was seeded.
+        make_module: called once, after everything random was seeded; what learns is its
+            ``student``.
         figure: of validation, decides the best checkpoint (the lowest is best).
         clip_norm: gradients are scaled down to this norm; None leaves them.
         vocabulary: None takes recordings without transcripts.
@@ -70,6 +72,10 @@ def run(
         )
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     module = make_module()
+    if recipe.hardware.compile:
+        student = module.student
+        assert isinstance(student, Student)
+        student.compile(dynamic=True)
     dev_cuts = read_cuts(recipe.dev)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))

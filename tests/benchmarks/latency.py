@@ -42,7 +42,7 @@ from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.models import checkpoint
 from rdsdk.runtime.executorch import set_threads
-from tests.benchmarks.streaming import beside_offline, load
+from tests.benchmarks.streaming import beside_offline, load, percentiles
 
 BLOCK = 320
 RATE = 16_000
@@ -180,23 +180,15 @@ def measure(path: Path, aligned: Sequence[Cut], negative: Sequence[Cut]) -> dict
         "recordings": len(aligned),
         "recordings_as_offline": as_offline,
         "words_recognised": len(heard.partial),
-        "partial_ms": quartet(heard.partial),
-        "final_ms": quartet(heard.final),
+        "partial": percentiles(heard.partial),
+        "final": percentiles(heard.final),
         "taken_back": heard.taken_back / max(1, len(heard.partial)),
-        "start_error_ms": quartet([abs(error) for error in heard.start_error]),
+        "start_error": percentiles([abs(error) for error in heard.start_error]),
     }
     if context is not None:
         row |= beside_offline(recognizer, rounds=3)
         row["step_p99_ms"] = load(recognizer, streams=1, seconds=20.0)["p99_ms"]
     return row
-
-
-def quartet(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and 95th percentile in milliseconds."""
-    if not seconds:
-        return {"p50": float("nan"), "p95": float("nan")}
-    p50, p95 = np.percentile(np.array(seconds) * 1000, (50, 95))
-    return {"p50": float(p50), "p95": float(p95)}
 
 
 def artefact(source: checkpoint.Checkpoint, chunk: str, folder: Path) -> Path:
@@ -231,11 +223,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| {chunk} | {row['word_error_rate']:.1%} "
             f"| {row['false_recordings']} of {row['negative_recordings']} "
-            f"| {row['partial_ms']['p50']:.0f} / {row['partial_ms']['p95']:.0f} "
-            f"| {row['final_ms']['p50']:.0f} / {row['final_ms']['p95']:.0f} "
+            f"| {row['partial']['p50_ms']:.0f} / {row['partial']['p95_ms']:.0f} "
+            f"| {row['final']['p50_ms']:.0f} / {row['final']['p95_ms']:.0f} "
             f"| {row['taken_back']:.1%} "
             f"| {row['recordings_as_offline']} of {row['recordings']} "
-            f"| {row['start_error_ms']['p50']:.0f} | {step} | {cost} |"
+            f"| {row['start_error']['p50_ms']:.0f} | {step} | {cost} |"
         )
     return "\n".join(lines)
 
@@ -255,7 +247,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         (axes[1], false, "recordings without digits\nthat get one, %"),
     ):
         for kind, mark in (("partial", "o-"), ("final", "s--")):
-            delays = [row[f"{kind}_ms"]["p50"] for row in chunked]
+            delays = [row[kind]["p50_ms"] for row in chunked]
             axis.plot(delays, values, mark, label=f"{kind} text")
             if kind == "final":
                 for row, delay, value in zip(chunked, delays, values, strict=True):

@@ -9,7 +9,6 @@ about. Also what ``step`` adds to a file that has ``forward`` already.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from rdsdk.models.config import OVERLAP_SAMPLES
 from rdsdk.models.state import EncoderState
 from rdsdk.models.student import Student
 from rdsdk.runtime import executorch
+from tests.benchmarks.streaming import resident_mb
 
 STREAMS = 16
 FIELDS = EncoderState._fields
@@ -58,12 +58,6 @@ def remembering(step: Method, student: Student) -> Method:
         *(Remembering(student), step.example[:1], None, ("waveform",), outputs),
         *(step.min_samples, step.max_samples),
     )
-
-
-def resident_mb() -> float:
-    """What this process holds in memory now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def load(buffer: bytes) -> tuple[Any, float, float]:

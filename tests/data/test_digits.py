@@ -231,16 +231,6 @@ def test_dev_negatives_are_sentences_without_digit_words(built: Path) -> None:
     assert (row["id"], row["text"], row["seconds"]) == ("dev-negative-plain", "", 4.0)
 
 
-def test_the_noises_are_listed_whole_and_as_loud_as_they_are(built: Path, inputs: Path) -> None:
-    (row,) = rows_of(built / "out" / "noises.jsonl")
-    assert (row["id"], row["text"], row["licence"]) == ("noise-1-7-A", "", "CC BY 3.0")
-    (cut,) = read_cuts(built / "out" / "noises.jsonl")
-    assert cut.duration == pytest.approx(row["seconds"], abs=1e-4)
-    (_, noise), *_ = read_noises(inputs / "noise", "5")[0]
-    kept = soundfile.read(built / "out" / row["audio"], dtype="float32")[0]
-    np.testing.assert_allclose(kept, noise, atol=1e-4)
-
-
 def test_the_sentences_are_listed_where_they_lie_and_without_words(built: Path) -> None:
     rows = rows_of(built / "out" / "sentences.jsonl")
     spoken = rows_of(built / "speech" / "speech.jsonl")
