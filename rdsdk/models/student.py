@@ -93,6 +93,10 @@ class Student(nn.Module):
         made.load_state_dict(self.state_dict())
         return made.eval()
 
+    def embed(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) -> (B, T, D): what the forward pass masks and gives to its layers."""
+        return self.encoder.project(self.extractor(waveform))
+
     def project(self, hidden: list[Tensor]) -> list[Tensor]:
         """Each layer's hidden state through its projection head: (B, T, P) a layer."""
         assert self.projections is not None, "this student was made without projection heads"

@@ -16,7 +16,10 @@ from rdsdk.models.checkpoint import Checkpoint
 
 
 class Keepable(Protocol):
-    """A LightningModule that can give its student as a checkpoint."""
+    """A LightningModule that can give its student, whole, as a checkpoint.
+
+    All processes must ask for it together.
+    """
 
     def checkpoint(self, provenance: dict[str, object]) -> Checkpoint: ...
 
@@ -31,7 +34,7 @@ class KeepBest(Callback):
         self.best = float("inf")
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking:
             return
         figures = {
             name: round(float(value), 5)
@@ -39,9 +42,12 @@ class KeepBest(Callback):
             if name.startswith("dev/")
         }
         record = {"step": trainer.global_step, **figures}
+        # Before the others are let go: of a sharded student each has only a part.
+        kept = module.checkpoint({**self.provenance, "dev": record})  # type: ignore[operator]
+        if not trainer.is_global_zero:
+            return
         with (self.folder / "dev.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
-        kept = module.checkpoint({**self.provenance, "dev": record})  # type: ignore[operator]
         checkpoint.save(self.folder / "last", kept)
         if figures[self.figure] < self.best:
             self.best = figures[self.figure]

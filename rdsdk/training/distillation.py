@@ -31,6 +31,7 @@ from rdsdk.training.losses import (
 )
 from rdsdk.training.masking import Masking, mask_ratio
 from rdsdk.training.schedule import warmup_cosine, warmup_linear
+from rdsdk.training.sharding import shard, whole
 from rdsdk.training.similarity import frame_similarity, similarity_image
 from rdsdk.training.steps import micro_step, refuse_non_finite
 from rdsdk.training.teachers import Teacher, TeacherOutput
@@ -87,12 +88,15 @@ class Distillation(L.LightningModule):
         """The frozen teacher."""
         return self._unregistered[0]
 
+    def configure_model(self) -> None:
+        shard(self.student, self.device_mesh)
+
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
 
     def checkpoint(self, provenance: dict[str, object]) -> Checkpoint:
         """The student, heads included, as a checkpoint."""
-        return Checkpoint(self.student, None, provenance)
+        return Checkpoint(whole(self.student), None, provenance)
 
     def draw_context(self, step: int) -> Context | Literal["full", "configured"]:
         """The context of one batch: the same on every device and after a resume."""

@@ -26,6 +26,7 @@ from rdsdk.training.flat_start import straight_alignment
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
+from rdsdk.training.sharding import shard, shard_module, whole
 from rdsdk.training.steps import micro_step, refuse_non_finite
 
 
@@ -74,7 +75,7 @@ class Regularisation:
         left_frames: left context that goes with a drawn chunk; the architecture's if None.
         mel_start_steps: first steps, for a student from scratch, in which the extractor learns
             log-mel energies; see ``rdsdk.training.mel_start``. With several processes they need
-            the strategy ``ddp_find_unused_parameters_true``.
+            the strategy ``ddp_find_unused_parameters_true`` or ``fsdp``.
         aligned_start_steps: steps after these that classify the frames of utterances with an
             alignment instead of CTC; see ``rdsdk.data.alignment``.
         flat_start_steps: steps after these that learn a straight-line alignment of single words
@@ -129,6 +130,13 @@ class Finetuning(L.LightningModule):
         self._hypotheses: list[str] = []
         self._dev_loss: list[float] = []
 
+    def configure_model(self) -> None:
+        shard(self.student, self.device_mesh)
+        shard_module(self.mel_head, self.device_mesh)
+        if self.average is not None:
+            # Parted again after each use, as the student's weights are when they are averaged.
+            shard(self.kept, self.device_mesh, whole_after_forward=False)
+
     @property
     def kept(self) -> Student:
         """The student that is validated and saved."""
@@ -140,7 +148,7 @@ class Finetuning(L.LightningModule):
 
     def checkpoint(self, provenance: dict[str, object]) -> Checkpoint:
         """The kept student as a checkpoint."""
-        return Checkpoint(self.kept, self.vocabulary, provenance)
+        return Checkpoint(whole(self.kept), self.vocabulary, provenance)
 
     def draw_context(self, step: int) -> Context | Literal["full", "configured"]:
         """The context of one batch: the same on every device and after a resume."""
@@ -156,8 +164,7 @@ class Finetuning(L.LightningModule):
         aligned_until = mel_until + chosen.aligned_start_steps
         flat_until = aligned_until + chosen.flat_start_steps
         if self.mel_head is not None and self.global_step < mel_until:
-            frames = self.student.extractor(batch.waveforms)
-            predicted = self.mel_head(self.student.encoder.project(frames))
+            predicted = self.mel_head(self.student.embed(batch.waveforms))
             loss = mel_loss(predicted, batch.waveforms, counts)
         else:
             log_probs = self._log_probs(batch, counts, batch_index)

@@ -25,6 +25,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.models.student import Student
 from rdsdk.training.callbacks import Interruption, KeepBest
 from rdsdk.training.run_recipe import RunRecipe
+from rdsdk.training.sharding import Sharded
 
 RESUME_FILE = "resume.ckpt"
 INTERRUPTED = 3
@@ -147,7 +148,7 @@ def _trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
+        strategy=Sharded() if hardware.strategy == "fsdp" else hardware.strategy,
         precision=hardware.precision,  # type: ignore[arg-type]
         max_steps=-1 if steps is None else steps,
         max_epochs=-1 if epochs is None else epochs,
@@ -157,6 +158,8 @@ def _trainer(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        # Weights gathered in inference mode could not be trained with afterwards.
+        inference_mode=hardware.strategy != "fsdp",
         enable_checkpointing=False,
         log_every_n_steps=20,
         callbacks=callbacks,
