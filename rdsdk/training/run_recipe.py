@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
 from rdsdk.data.augment import Augmentation
 from rdsdk.errors import ConfigError
+
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
 
 _ASSIGNMENT = re.compile(r"[a-z_][a-z0-9_.]*=")
 
@@ -27,7 +29,9 @@ class Hardware:
         accelerator: cpu, gpu or auto.
         devices: how many in each node, or "auto".
         nodes: machines.
-        strategy: lightning's: auto, ddp, fsdp, ...
+        strategy: how several devices share the work. ``auto`` is one device or ddp; ``ddp`` keeps
+            every weight on every device, ``ddp_find_unused_parameters_true`` too and bears weights
+            without a gradient; ``fsdp`` shards the student, see ``rdsdk.training.sharding``.
         precision: lightning's: 32-true, bf16-mixed, ...
         compile: torch.compile the student.
         workers: loader processes for each device.
@@ -36,10 +40,22 @@ class Hardware:
     accelerator: str = "auto"
     devices: int | str = "auto"
     nodes: int = 1
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
     precision: str = "32-true"
     compile: bool = False
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            raise ConfigError(
+                f"unknown hardware.strategy {self.strategy!r}; use one of "
+                f"{', '.join(get_args(Strategy))}"
+            )
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ConfigError(
+                "hardware.strategy fsdp scales no losses, which precision 16-mixed needs; use "
+                "bf16-mixed, or another strategy"
+            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ with another strategy or number of processes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -93,7 +93,7 @@ class Sharded(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        saved = cast(Optimizer, plain).state_dict()
+        saved = plain.state_dict()
         saved["state"] = {
             number: {name: _gathered(value) for name, value in state.items()}
             for number, state in saved["state"].items()

@@ -1,18 +1,20 @@
-"""One step of distillation in one process or two; leaves its gradients in a file.
+"""Two steps of distillation in one process or two; the first one's gradients and the weights after
+both are left in a file.
 
-``python distil_gradients.py TEACHER OUT PROCESSES [own-frames]``; with own-frames each process
-divides by its own frames, which is what a mean over processes must not do.
+With own-frames each process divides by its own frames, which is what a mean over processes must not
+do; with fsdp the student is sharded.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from rdsdk.data.batches import Batch
@@ -21,6 +23,7 @@ from rdsdk.models.student import Student
 from rdsdk.training.distillation import Distillation
 from rdsdk.training.distillation_settings import Chunks, Descent, Objective
 from rdsdk.training.masking import Masking
+from rdsdk.training.sharding import Sharded
 from rdsdk.training.teachers import load_teacher
 
 COUNTS = [16_080, 9_000, 12_000, 4_000]
@@ -38,16 +41,27 @@ def batch(rows: list[int]) -> Batch:
     )
 
 
+def whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 class Gradients(L.Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.found: dict[str, Tensor] = {}
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
+        if trainer.global_step == 0:
+            for name, parameter in pl_module.named_parameters():
+                if parameter.grad is not None:
+                    self.found[name] = whole(parameter.grad).clone()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        weights = {name: whole(value) for name, value in pl_module.state_dict().items()}
         if trainer.is_global_zero:
-            found = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
-            torch.save(found, self.file)
+            torch.save({"gradients": self.found, "weights": weights}, self.file)
 
 
 class Shares(L.LightningDataModule):
@@ -66,7 +80,7 @@ def main(teacher: str, out: str, processes: str, how: str = "all-frames") -> Non
         student,
         Objective(random_layers=2, temporal_relation=0.3, layer_grad_scale="shares"),
         Masking(ratio=(0.5,)),
-        Descent(steps=1),
+        Descent(steps=2),
         Chunks((4, 8, None)),
     )
     if how == "own-frames":
@@ -74,8 +88,9 @@ def main(teacher: str, out: str, processes: str, how: str = "all-frames") -> Non
     trainer = L.Trainer(
         accelerator="cpu",
         devices=int(processes),
-        strategy="auto" if processes == "1" else "ddp",
-        max_steps=1,
+        strategy="auto" if processes == "1" else Sharded() if how == "fsdp" else "ddp",
+        max_steps=2,
+        gradient_clip_val=0.1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -84,7 +99,3 @@ def main(teacher: str, out: str, processes: str, how: str = "all-frames") -> Non
         callbacks=[Gradients(Path(out))],
     )
     trainer.fit(module, Shares())
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
