@@ -56,6 +56,11 @@ class Hardware:
                 "hardware.strategy fsdp scales no losses, which precision 16-mixed needs; use "
                 "bf16-mixed, or another strategy"
             )
+        if self.strategy == "fsdp" and self.compile:
+            raise ConfigError(
+                "hardware.strategy fsdp and hardware.compile were never run together; leave "
+                "compile out, or use ddp"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ with another strategy or number of processes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ def shard(student: Student, mesh: DeviceMesh | None, whole_after_forward: bool =
     """
     if mesh is None:
         return
+    # Hidden states and cached frames are views of one another; nothing is changed in place.
+    warnings.filterwarnings("ignore", ".*returned a view tensor.*")
     over = mesh["data_parallel"]
     for layer in student.encoder.layers:
         assert isinstance(layer, EncoderLayer)
@@ -71,8 +74,8 @@ def whole(student: Student) -> Student:
 class Sharded(ModelParallelStrategy):
     """Lightning's strategy for ``fully_shard``, over all devices of all nodes.
 
-    Resume files are those of a single process: lightning's own number the optimiser's state by the
-    module's parameters instead of the optimiser's, and would be misread without sharding.
+    Resume files are those of a single process. Lightning's own number the optimiser's state in
+    another order, and cannot be read back while some weight has had no gradient (mel start).
     """
 
     def __init__(self) -> None:

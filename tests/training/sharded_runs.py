@@ -92,7 +92,8 @@ def main(folder: str, teacher: str, distil_recipe: str, finetune_recipe: str) ->
     finetune = ["--config", finetune_recipe, "hardware.strategy=fsdp"]
     ddp = [*finetune, "hardware.strategy=ddp_find_unused_parameters_true"]
     assert cli.main([*finetune, f"output={out / 'finetune-fsdp'}"]) == 0
-    interrupted(cli.main, out / "finetune-changed", ddp, finetune)
+    interrupted(cli.main, out / "finetune-from-ddp", ddp, finetune)
+    interrupted(cli.main, out / "finetune-to-ddp", finetune, ddp)
 
 
 if __name__ == "__main__":
