@@ -245,7 +245,8 @@ class Results:
         ]
         size = self.fresh(base[0]).parameter_count()
         print(row("a student before any training", lost, size), flush=True)
-        every = [run for variant in VARIANTS for run in self.runs(variant)]
+        # Seed by seed, so that a run cut short has compared all variants.
+        every = [run for runs in zip(*map(self.runs, VARIANTS), strict=True) for run in runs]
         self.all_of([lambda run=run: distil(run, options) for run in every], "distilling")
         for variant in VARIANTS:
             runs = self.runs(variant)
