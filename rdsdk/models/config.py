@@ -261,7 +261,7 @@ PRESETS: dict[str, EncoderConfig] = {
     # A teacher of HuBERT's depth that two processor cores can train, and a student of its own
     # depth with about a fifth of its parameters, reuse reinvested as in the published ones.
     "arm-mini": EncoderConfig(
-        extractor_convs(48, 96, 144),
+        extractor_convs(48, 96, 256),
         width=144,
         ffn=reinvest_ffn(144, 240, reuse_pattern("2by6")),
         heads=4,

@@ -13,6 +13,7 @@ from rdsdk.training import plan, sweeps
 from rdsdk.training.distill_recipe import DistillRecipe, read_command
 from rdsdk.training.distillation import Distillation
 from rdsdk.training.run import run
+from rdsdk.training.student_teacher import copy_extractor
 from rdsdk.training.teachers import Precision, Teacher, load_teacher
 from rdsdk.training.throughput import Throughput
 
@@ -61,9 +62,12 @@ def distill(recipe: DistillRecipe, resume: bool = False, teacher: Teacher | None
     heads = loaded.width if recipe.objective.heads else None
 
     def make_module() -> Distillation:
+        student = Student(config, projection_width=heads)
+        if recipe.student.extractor != "random":
+            copy_extractor(loaded, student, frozen=recipe.student.extractor == "frozen")
         return Distillation(
             loaded,
-            Student(config, projection_width=heads),
+            student,
             recipe.objective,
             recipe.masking,
             recipe.optimisation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rdsdk.errors import ConfigError
 from rdsdk.models.config import (
@@ -33,6 +33,9 @@ class DistilledStudent:
         heads: another number of attention heads.
         context: makes the preset stream with this context.
         dropout: rate in training; None keeps the preset's.
+        extractor: "random" starts it afresh, as published; "copied" starts it as the teacher's
+            and lets it learn on; "frozen" keeps it the teacher's, which spares its half of the
+            backward pass. The last two need an rdsdk checkpoint with the same extractor.
     """
 
     preset: str = "armhubert"
@@ -43,6 +46,7 @@ class DistilledStudent:
     heads: int | None = None
     context: Context | None = None
     dropout: float | None = None
+    extractor: Literal["random", "copied", "frozen"] = "random"
 
     def config(self) -> EncoderConfig:
         """The architecture.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.student import Student
 from rdsdk.training.teachers import Precision, Teacher
@@ -79,3 +80,39 @@ def load_student(
     """
     student = checkpoint.load(folder).student
     return StudentTeacher(student, folder.name, precision=precision, one_batch=one_batch)
+
+
+def copy_extractor(teacher: Teacher, student: Student, frozen: bool) -> None:
+    """Give a student the convolutional front end of its teacher, to start from or to keep.
+
+    The front end is the extractor and the norm of its frames; what is wider or narrower than the
+    teacher begins with the projection behind them.
+
+    Args:
+        teacher: a ``StudentTeacher``.
+        student: changed in place.
+        frozen: the copy gets no gradients.
+
+    Raises:
+        ConfigError: the teacher is no rdsdk checkpoint, or its extractor is another one.
+    """
+    if not isinstance(teacher, StudentTeacher):
+        raise ConfigError(
+            f"student.extractor copies from rdsdk checkpoints only, and {teacher.name} is none; "
+            'use "random"'
+        )
+    ours, theirs = student.config, teacher.student.config
+    for name in ("convs", "conv_bias", "extractor_norm", "first_norm_epsilon"):
+        got, expected = getattr(ours, name), getattr(theirs, name)
+        if got != expected:
+            raise ConfigError(
+                f"student.extractor copies the teacher's, whose {name} is {expected}; the "
+                f'student\'s is {got}: choose a preset with the same, or use "random"'
+            )
+    for mine, its in (
+        (student.extractor, teacher.student.extractor),
+        (student.encoder.frame_norm, teacher.student.encoder.frame_norm),
+    ):
+        mine.load_state_dict(its.state_dict())
+        if frozen:
+            mine.requires_grad_(False)

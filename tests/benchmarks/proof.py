@@ -36,6 +36,7 @@ from rdsdk.evaluation.frame_probe import hidden_states, probe
 from rdsdk.models import checkpoint
 from rdsdk.models.student import Student
 from rdsdk.training.distill_recipe import read_command
+from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "arm-mini"
@@ -228,9 +229,11 @@ class Results:
         return found
 
     def fresh(self, run: Run) -> Student:
-        """The student before any training."""
+        """The student before any training: its own random encoder over the teacher's extractor."""
         torch.manual_seed(run.seed)
-        return Student(config_of(run, self.options)).eval()
+        student = Student(config_of(run, self.options))
+        copy_extractor(StudentTeacher(self.teacher.student, "teacher"), student, frozen=False)
+        return student.eval()
 
     def distilled(self) -> None:
         options = self.options
@@ -242,7 +245,8 @@ class Results:
         ]
         size = self.fresh(base[0]).parameter_count()
         print(row("a student before any training", lost, size), flush=True)
-        every = [run for variant in VARIANTS for run in self.runs(variant)]
+        # Seed by seed, so that a run cut short has compared all variants.
+        every = [run for runs in zip(*map(self.runs, VARIANTS), strict=True) for run in runs]
         self.all_of([lambda run=run: distil(run, options) for run in every], "distilling")
         for variant in VARIANTS:
             runs = self.runs(variant)

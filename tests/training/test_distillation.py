@@ -101,6 +101,23 @@ def test_every_option_trains_finite_weights(
     assert dev(tmp_path / "run")[-1]["dev/loss"] > 0
 
 
+def test_a_frozen_extractor_stays_the_teachers_and_a_copied_one_learns_on(
+    recipe: Path, teacher: Path, tmp_path: Path
+) -> None:
+    wanted = checkpoint.load(teacher).student.extractor.state_dict()
+    for choice in ("frozen", "copied", "random"):
+        run = tmp_path / choice
+        options = ["optimisation.steps=2", "validate_every_steps=2", f"output={run}"]
+        assert main(["--config", str(recipe), *options, f"student.extractor={choice}"]) == 0
+        got = checkpoint.load(run / "last").student.extractor.state_dict()
+        apart = max(float((got[name] - wanted[name]).abs().max()) for name in wanted)
+        if choice == "frozen":
+            assert apart == 0.0
+        else:
+            # Two steps move a copy a little; a fresh one is somewhere else.
+            assert (0.0 < apart < 0.02) == (choice == "copied")
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
     # Dropout, random layers and contexts are on: all of them are drawn again alike.
     whole = ["--config", str(recipe), "optimisation.steps=40", "objective.random_layers=2"]

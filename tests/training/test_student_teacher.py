@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_teachers import batch, every_other_span
+from tiny_teachers import batch, every_other_span, tiny
 
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import EncoderConfig, preset
 from rdsdk.models.student import Student
-from rdsdk.training.student_teacher import StudentTeacher
+from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
 from rdsdk.training.teachers import load_teacher
+from rdsdk.training.transformers_teacher import TransformersTeacher
 
 STREAMING = preset("tiny")
 FULL = replace(
@@ -105,3 +106,36 @@ def test_damage_and_options_that_mean_nothing_here_are_refused(tmp_path: Path) -
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="damaged"):
         load_teacher(tmp_path)
+
+
+@torch.no_grad()
+def test_a_student_can_start_from_its_teachers_extractor() -> None:
+    teacher = StudentTeacher(sharp(FULL), "mine")
+    torch.manual_seed(9)
+    student = Student(replace(FULL, width=16, ffn=8, map_owner=(0, 0, 2, 2)))
+    waveforms, _ = batch()
+    wanted = teacher.student.encoder.frame_norm(teacher.student.extractor(waveforms))
+
+    def given() -> torch.Tensor:
+        return student.encoder.frame_norm(student.extractor(waveforms))
+
+    assert (given() - wanted).abs().max() > 1e-2
+    copy_extractor(teacher, student, frozen=False)
+    torch.testing.assert_close(given(), wanted)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    copy_extractor(teacher, student, frozen=True)
+    still = {name for name, p in student.named_parameters() if not p.requires_grad}
+    assert still and all(n.startswith(("extractor.", "encoder.frame_norm.")) for n in still)
+    # The copy is the student's own: what it learns on does not reach the teacher.
+    student.extractor.convs[0].weight.add_(1.0)
+    again = teacher.student.encoder.frame_norm(teacher.student.extractor(waveforms))
+    torch.testing.assert_close(again, wanted)
+
+
+def test_an_extractor_is_not_copied_from_another_architecture() -> None:
+    student = Student(replace(FULL, extractor_norm="layer"))
+    with pytest.raises(ConfigError, match="whose extractor_norm is group; the student's is layer"):
+        copy_extractor(StudentTeacher(sharp(FULL), "mine"), student, frozen=True)
+    hubert = TransformersTeacher(tiny("hubert", large=False), "hubert")
+    with pytest.raises(ConfigError, match="rdsdk checkpoints only"):
+        copy_extractor(hubert, student, frozen=True)
