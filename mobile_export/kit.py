@@ -14,13 +14,13 @@ from mobile_export.vectors import (
     TOLERANCE_FLOAT,
     TOLERANCE_QUANTISED,
     Step,
+    Streaming,
     Vectors,
     make_vectors,
     program_step,
 )
 from rdsdk.audio import files
 from rdsdk.errors import ExportError
-from rdsdk.runtime.card import Card
 from rdsdk.runtime.program import Program
 
 PLATFORMS = {"android": ".pte", "ios": ".mlpackage", "cpp": ".pte"}
@@ -76,15 +76,14 @@ def write_kit(
     _require_free(folder)
     if artefact.suffix == ".pte":
         program = Program(artefact)
-        card, card_json = program.card, program.card_json
-        step = program_step(program) if step is None else step
+        card_json = program.card_json
+        step = program_step(program)
     elif step is None or card_json is None:
         raise ExportError(
             f"{artefact} is not run here: give its card_json, and a step that "
             "computes what it should give"
         )
-    else:
-        card = Card.from_json(card_json, source=str(artefact))
+    card = Streaming.from_json(card_json)
     tolerance = TOLERANCE_FLOAT if card.precision in _FLOAT_PRECISIONS else TOLERANCE_QUANTISED
     vectors = make_vectors(card, step, files.read(recording), tolerance)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".kit-") as temporary:
@@ -120,10 +119,8 @@ def _size_bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 
-def _facts(card: Card, vectors: Vectors, artefact: Path) -> dict[str, Any]:
+def _facts(card: Streaming, vectors: Vectors, artefact: Path) -> dict[str, Any]:
     """What the README says about this very kit."""
-    assert card.context is not None
-    assert card.vocabulary is not None
     words = (
         ""
         if card.vocabulary.lexicon is None
@@ -137,10 +134,10 @@ def _facts(card: Card, vectors: Vectors, artefact: Path) -> dict[str, Any]:
         "PRECISION": card.precision,
         "MEGABYTES": f"{_size_bytes(artefact) / 1e6:.1f}",
         "LICENCE": card.licence,
-        "CHUNK_MS": round(1000 * card.context.chunk_frames * card.frame_seconds),
-        "CHUNK_FRAMES": card.context.chunk_frames,
+        "CHUNK_MS": round(1000 * card.chunk_frames * card.frame_seconds),
+        "CHUNK_FRAMES": card.chunk_frames,
         "SAMPLES_A_CALL": vectors.inputs.shape[1],
-        "STATE_KIB": round(card.state_bytes / 1024),
+        "STATE_KIB": round(4 * card.state_values / 1024),
         "CALLS": len(vectors.inputs),
         "TOLERANCE": vectors.tolerance,
         "TEXT": vectors.text,

@@ -14,26 +14,28 @@ before. The text is read from ``heard_frames`` frames after the first call's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.decoding.greedy import GreedyDecoder
-from rdsdk.errors import ExportError
-from rdsdk.runtime.card import OVERLAP_SAMPLES, Card
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError, ExportError
+from rdsdk.runtime.card import OVERLAP_SAMPLES
 from rdsdk.runtime.chunks import TAIL_FRAMES
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.segmenter import Segmenter
 
-State = Mapping[str, np.ndarray]
-Step = Callable[[np.ndarray, State | None], tuple[np.ndarray, State]]
-"""(waveform (S,) of one chunk, state or None) -> (log_probs (T, V), state)."""
+Step = Callable[[np.ndarray, Any], tuple[np.ndarray, Any]]
+"""(waveform (S,) of one chunk, state; None is fresh) -> (log_probs (T, V), state)."""
 
 TOLERANCE_FLOAT = 1e-3
 TOLERANCE_QUANTISED = 0.25
@@ -42,6 +44,57 @@ TOLERANCE_QUANTISED = 0.25
 Where activations are quantised, rounding decides between neighbouring steps: changing the samples
 by one part in ten million moved the log_probs of the bundled int8 model by up to 0.07.
 """
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """What a sample needs of a card, that of a ``.pte`` or of a package."""
+
+    name: str
+    precision: str
+    licence: str
+    vocabulary: Vocabulary
+    sample_rate: int
+    hop_samples: int
+    chunk_frames: int
+    state_values: int
+
+    @classmethod
+    def from_json(cls, text: str) -> Streaming:
+        """Read a card.
+
+        Raises:
+            ExportError: it is not one of a streaming model that gives text.
+        """
+        try:
+            card = json.loads(text)
+            if card["context"] is None or card["vocabulary"] is None:
+                raise ExportError(
+                    f"{card['name']} is no streaming model that gives text; a kit needs a student "
+                    "with a context and a vocabulary"
+                )
+            return cls(
+                name=card["name"],
+                precision=card["precision"],
+                licence=card["licence"],
+                vocabulary=Vocabulary.from_dict(card["vocabulary"]),
+                sample_rate=card["sample_rate"],
+                hop_samples=card["hop_samples"],
+                chunk_frames=card["context"]["chunk_frames"],
+                state_values=sum(prod(entry["shape"]) for entry in card["state"]),
+            )
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise ExportError(f"this card is damaged: {type(error).__name__}: {error}") from error
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples by which a stream advances at a time."""
+        return self.chunk_frames * self.hop_samples
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.hop_samples / self.sample_rate
 
 
 @dataclass(frozen=True)
@@ -82,7 +135,7 @@ class Vectors:
 def program_step(program: Program) -> Step:
     """The step of a ``.pte`` in ExecuTorch."""
 
-    def step(waveform: np.ndarray, state: State | None) -> tuple[np.ndarray, State]:
+    def step(waveform: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         output = program.step(waveform, state)
         assert output.log_probs is not None
         return output.log_probs, output.state
@@ -91,7 +144,7 @@ def program_step(program: Program) -> Step:
 
 
 def make_vectors(
-    card: Card, step: Step, waveform: np.ndarray, tolerance: float = TOLERANCE_FLOAT
+    card: Streaming, step: Step, waveform: np.ndarray, tolerance: float = TOLERANCE_FLOAT
 ) -> Vectors:
     """Cut a recording (S,) at 16 kHz into chunks and let the model hear them.
 
@@ -99,26 +152,28 @@ def make_vectors(
     the samples have none.
 
     Raises:
-        ExportError: the model does not stream or gives no text, or the recording is empty.
+        ExportError: the recording is empty, or the model gives log_probs of another shape than
+            its card says.
     """
-    if card.context is None or card.vocabulary is None or card.task != "ctc":
-        raise ExportError(
-            f"{card.name} is no streaming model that gives text; a kit needs a student with a "
-            "context and a vocabulary"
-        )
     if not len(waveform):
         raise ExportError("the recording of the test vectors is empty; give another")
     # As the 16-bit file will hold it, so that every reader hears the same.
     waveform = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.float32) / 32768
     chunk, whole = card.chunk_samples, card.chunk_samples + OVERLAP_SAMPLES
     heard = max(1, ceil((len(waveform) - OVERLAP_SAMPLES) / card.hop_samples)) + TAIL_FRAMES
-    chunks = ceil(heard / card.context.chunk_frames)
+    chunks = ceil(heard / card.chunk_frames)
     padded = np.pad(waveform, (0, max(0, chunks * chunk + OVERLAP_SAMPLES - len(waveform))))
     starts = range(0, chunks * chunk, chunk)
     inputs = np.stack([np.zeros(whole, np.float32), *(padded[s : s + whole] for s in starts)])
-    outputs, state = [], None
+    outputs: list[np.ndarray] = []
+    state: Any = None
     for block in inputs:
         log_probs, state = step(block, state)
+        if log_probs.shape != (card.chunk_frames, len(card.vocabulary)):
+            raise ExportError(
+                f"{card.name} gave log_probs of shape {log_probs.shape} for one chunk, its card "
+                f"says {(card.chunk_frames, len(card.vocabulary))}"
+            )
         outputs.append(log_probs)
     decoder = GreedyDecoder(replace(card.vocabulary, lexicon=None), card.frame_seconds)
     segmenter = Segmenter(decoder, EndpointRules())
