@@ -74,11 +74,47 @@ def test_real_recordings_give_the_text_that_python_gives(stream, clip, tmp_path)
     assert bool(wanted) == (clip.parent.name == "digits")
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "text"),
+    [
+        # Without the silence before a stream, this is ZERO SIX ONE, and the next one nothing.
+        ("theo-date", 24_000, "SIX ONE"),
+        ("theo-date", 48_000, "ONE EIGHT"),
+        # Without the frames after the end, the last word of each is lost.
+        ("theo-date", 19_200, "ZERO SIX ONE"),
+        ("theo-phone", 6_400, "ZERO SEVEN NINE ONE EIGHT"),
+    ],
+)
+def test_recordings_cut_off_tightly_give_the_text_that_python_gives(
+    stream, name, start, text, tmp_path
+):
+    samples = soundfile.read(ASSETS / "digits" / f"{name}.flac", dtype="int16")[0]
+    sound = wav(tmp_path / "cut.wav", samples[start : start + 32_000])
+    assert " ".join(lines(stream, DIGITS, sound)) == " ".join(texts(DIGITS, sound)) == text
+
+
+@pytest.mark.parametrize("silent_frames", range(35, 46))
+def test_a_line_ends_after_as_much_silence_as_pythons(
+    stream, streaming_pte, silent_frames, tmp_path
+):
+    silence = np.zeros(silent_frames * 320)
+    sound = wav(tmp_path / "talk.wav", np.concatenate([tones("AB"), silence, tones("C")]))
+    assert lines(stream, streaming_pte, sound) == texts(streaming_pte, sound)
+
+
+@pytest.mark.parametrize("kind", ["streaming_pte", "words_pte"])
+def test_the_rest_of_an_endless_sound_is_no_new_word(stream, kind, request, tmp_path):
+    """Longer than twice the longest line: the word is ended inside its run of frames."""
+    model = request.getfixturevalue(kind)
+    sound = wav(tmp_path / "talk.wav", tones("A", frames=2200))
+    assert lines(stream, model, sound) == texts(model, sound) == ["A"]
+
+
 @pytest.mark.parametrize("talk", TALK, ids=range(len(TALK)))
-@pytest.mark.parametrize("kind", ["characters", "words"])
+@pytest.mark.parametrize("kind", ["streaming_pte", "words_pte"])
 def test_lines_end_where_pythons_segments_end(stream, talk, kind, request, tmp_path):
     """Both kinds of vocabulary: with a word boundary, and with a word a symbol."""
-    model = request.getfixturevalue("streaming_pte" if kind == "characters" else "words_pte")
+    model = request.getfixturevalue(kind)
     sound = wav(tmp_path / "talk.wav", np.append(tones(talk), 0.0), subtype="FLOAT")
     wanted = texts(model, sound)
     assert lines(stream, model, sound) == wanted

@@ -20,7 +20,17 @@ from tests.mobile_export.compilers import STAND_INS, build_kotlin
 
 DIGITS = bundled_models()["digits"]
 CLIP = Path(__file__).parents[1] / "assets" / "digits" / "theo-date.flac"
-TALK = "ABC DE" + 10 * "_" + "F GH" + 12 * "_" + "AB " * 60 + "C" + 12 * "_" + "ABCDEFGH" * 36
+TALK = (
+    "ABC DE"
+    + 10 * "_"
+    + "F GH"
+    + 12 * "_"
+    + "AB " * 60
+    + "C"
+    + 12 * "_"
+    + "ABCDEFGH" * 36
+    + 12 * "_"
+)
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +91,21 @@ def test_a_real_recording_gives_the_text_that_python_gives(class_path, digits):
     assert len(wanted) == 2
 
 
+def test_a_recording_cut_off_tightly_gives_the_text_that_python_gives(class_path, digits):
+    """Other text without the silence before a stream, and without the frames after its end."""
+    whole = soundfile.read(CLIP, dtype="float32")[0]
+    for start in (24_000, 19_200):
+        sound = whole[start : start + 32_000]
+        wanted = texts(DIGITS, sound)
+        assert run(class_path, digits, "feed", "1600", sound=sound) == (0, wanted)
+
+
 @pytest.mark.parametrize("fixture", ["streaming_pte", "words_pte"])
 def test_lines_end_where_pythons_segments_end(class_path, fixture, request, tmp_path):
     model = request.getfixturevalue(fixture)
-    sound = np.append(tones(TALK), np.float32(0))
+    # The last tone is longer than any line: its word is ended inside a run of frames.
+    gaps = [np.concatenate([tones("AB"), np.zeros(320 * n)]) for n in range(37, 43)]
+    sound = np.concatenate([tones(TALK), *gaps, tones("A", frames=2200)]).astype(np.float32)
     made = write_kit(model, "android", tmp_path / "kit")
     wanted = texts(model, sound)
     assert run(class_path, made, "feed", "4000", sound=sound) == (0, wanted)

@@ -52,8 +52,7 @@ class GreedyDecoder(private val card: Card) {
         for (i in card.symbols.indices) if (logProbs[offset + i] > logProbs[offset + symbol]) symbol = i
         val repeated = symbol == previous
         if (if (card.boundary < 0) !repeated else symbol == card.boundary) endWord()
-        // After a line ended inside a run of frames, the rest of the run is no new symbol.
-        if (symbol != card.blank && symbol != card.boundary && !(word.isEmpty() && repeated)) {
+        if (symbol != card.blank && symbol != card.boundary) {
             if (partial.isEmpty()) firstFrame = frame
             if (!repeated) word += card.symbols[symbol]
             lastFrame = frame

@@ -87,8 +87,7 @@ class GreedyDecoder {
     const bool repeated = symbol == previous_;
     const bool is_boundary = static_cast<long>(symbol) == card_.boundary;
     if (card_.boundary < 0 ? !repeated : is_boundary) end_word();
-    // After a line ended inside a run of frames, the rest of the run is no new symbol.
-    if (symbol != card_.blank && !is_boundary && !(word_.empty() && repeated)) {
+    if (symbol != card_.blank && !is_boundary) {
       if (words_.empty() && word_.empty()) first_frame_ = frame_;
       if (!repeated) word_ += card_.symbols[symbol];
       last_frame_ = frame_;

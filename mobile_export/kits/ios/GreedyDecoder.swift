@@ -59,8 +59,7 @@ struct GreedyDecoder {
         let symbol = best - logProbs.startIndex
         let repeated = symbol == previous
         if boundary == nil ? !repeated : symbol == boundary { endWord() }
-        // After a line ended inside a run of frames, the rest of the run is no new symbol.
-        if symbol != blank, symbol != boundary, !(word.isEmpty && repeated) {
+        if symbol != blank, symbol != boundary {
             if partial.isEmpty { firstFrame = frame }
             if !repeated { word += symbols[symbol] }
             lastFrame = frame
