@@ -68,10 +68,11 @@ class Streaming:
         """
         try:
             card = json.loads(text)
-            if card["context"] is None or card["vocabulary"] is None:
+            # A package that holds only the function for whole recordings has no state.
+            if card["context"] is None or card["vocabulary"] is None or not card["state"]:
                 raise ExportError(
                     f"{card['name']} is no streaming model that gives text; a kit needs a student "
-                    "with a context and a vocabulary"
+                    "with a context and a vocabulary, and its method step"
                 )
             return cls(
                 name=card["name"],

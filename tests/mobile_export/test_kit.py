@@ -162,6 +162,14 @@ def test_models_that_do_not_stream_text_are_refused(full_pte, features_pte, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_a_package_for_whole_recordings_only_is_refused(program, tmp_path):
+    card = json.dumps(json.loads(program.card_json) | {"state": []})
+    with pytest.raises(ExportError, match="its method step"):
+        write_kit(
+            package(tmp_path), "ios", tmp_path / "kit", step=program_step(program), card_json=card
+        )
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"context": {}, "vocabulary": {}}'])
 def test_a_damaged_card_is_refused(text, program, tmp_path):
     with pytest.raises(ExportError, match="card is damaged"):
