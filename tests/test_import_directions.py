@@ -33,6 +33,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rdsdk.errors",
         "rdsdk.runtime.program",
     ),
+    # A kit says what a phone must hear and say, so it hears and speaks as the runtime does.
+    "mobile_export.kit": ("rdsdk.audio", "rdsdk.errors", "rdsdk.runtime.program"),
+    "mobile_export.vectors": (*CORE, "rdsdk.runtime"),
     # What an artefact's last bytes mean is written down once, where they are read.
     "mobile_export.executorch": (
         "rdsdk.models",

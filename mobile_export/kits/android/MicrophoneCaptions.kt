@@ -1,0 +1,64 @@
+// The microphone as live captions. Ask for the permission RECORD_AUDIO before start().
+package rdsdk.captions
+
+import android.media.AudioFormat
+import android.media.AudioRecord
+import android.media.MediaRecorder
+import kotlin.concurrent.thread
+import kotlin.math.max
+
+/**
+ * [onText] gets each text and whether it is final; a later text replaces one that is not. It is
+ * called on the listening thread: post to the main thread before touching views.
+ */
+class MicrophoneCaptions(
+    private val captions: Captions,
+    private val onText: (text: String, isFinal: Boolean) -> Unit,
+) {
+    @Volatile private var isOn = false
+    private var listener: Thread? = null
+
+    /** Begins to listen; a stream starts anew. Throws [IllegalStateException] without a microphone. */
+    @Synchronized
+    fun start() {
+        if (listener != null) return
+        val rate = captions.card.sampleRate
+        val mono = AudioFormat.CHANNEL_IN_MONO
+        val float = AudioFormat.ENCODING_PCM_FLOAT
+        // Four seconds: a chunk's computing must not lose samples.
+        val bytes = max(AudioRecord.getMinBufferSize(rate, mono, float), 4 * rate * 4)
+        val record = AudioRecord(MediaRecorder.AudioSource.VOICE_RECOGNITION, rate, mono, float, bytes)
+        check(record.state == AudioRecord.STATE_INITIALIZED) { "the microphone cannot be opened" }
+        isOn = true
+        listener = thread(name = "captions") { listen(record) }
+    }
+
+    /** Ends listening; the last lines have been given when it returns. */
+    @Synchronized
+    fun stop() {
+        isOn = false
+        listener?.join()
+        listener = null
+    }
+
+    private fun listen(record: AudioRecord) {
+        val block = FloatArray(captions.card.sampleRate / 10)
+        var shown = ""
+        try {
+            captions.reset()
+            record.startRecording()
+            while (isOn) {
+                val count = record.read(block, 0, block.size, AudioRecord.READ_BLOCKING)
+                if (count < 0) break // the microphone went away
+                captions.feed(block.copyOf(count)).forEach { onText(it, true) }
+                if (captions.partial != shown) {
+                    shown = captions.partial
+                    if (shown.isNotEmpty()) onText(shown, false)
+                }
+            }
+            captions.finish().forEach { onText(it, true) }
+        } finally {
+            record.release()
+        }
+    }
+}
