@@ -31,7 +31,7 @@ from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.runtime.machine import machine, usable_cores
 from rdsdk.runtime.measurement import percentiles
 from tests.benchmarks.comparison_report import draw, markdown
-from tests.benchmarks.contenders import RUNTIMES, STREAMED, Contender, Waiting
+from tests.benchmarks.contenders import COMPILED, RUNTIMES, STREAMED, Contender, Waiting
 from tests.benchmarks.exports import ROOT, file_of, make_all
 from tests.benchmarks.shapes import FROM_TRANSFORMERS, WITH_AND_WITHOUT, sound_samples, total_macs
 
@@ -125,6 +125,18 @@ def measure(
     }
 
 
+def _compile(
+    contenders: Sequence[Contender], options: argparse.Namespace, progress: Progress
+) -> None:
+    """Let torch.compile fill its cache, which holds for a number of threads."""
+    task = progress.add_task("", total=len(contenders) * len(options.threads))
+    for threads in options.threads:
+        for each in contenders:
+            progress.update(task, description=f"compiling {each}, {threads} threads")
+            Waiting(each, threads, sound_samples(options.seconds), options.folder).stop()
+            progress.advance(task)
+
+
 def _agreement(waiting: Waiting, alive: Sequence[Waiting]) -> float | None:
     """Decibels of what a contender computes against torch eager of the same model, if that runs."""
     each = waiting.contender
@@ -161,10 +173,10 @@ def main() -> int:
     )
     parser.add_argument("--runtimes", nargs="+", choices=list(RUNTIMES), default=list(RUNTIMES))
     parser.add_argument("--seconds", type=float, default=10.0, help="of sound in a pass")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--turn-seconds", type=float, default=0.5, help="passes until so long")
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="exports at a time")
-    parser.add_argument("--prepare-only", action="store_true", help="export and stop")
+    parser.add_argument("--prepare-only", action="store_true", help="export, compile and stop")
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--figure", type=Path, help="also draw them (svg, png)")
@@ -192,6 +204,8 @@ def main() -> int:
         )
         progress.update(task, description="exports", completed=len(set(wanted)))
         if options.prepare_only:
+            compiled = {e for those in groups.values() for e in those if e.runtime == COMPILED}
+            _compile(sorted(compiled, key=str), options, progress)
             return 0
         for threads in options.threads:
             for group, those in groups.items():

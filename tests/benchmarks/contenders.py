@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ RUNTIMES = {
 }
 """The kind of file that each runs."""
 STREAMED = ".pte int8 streaming"
+COMPILED = "torch.compile"
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,16 @@ class Waiting:
         environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         # What torch.compile made is found again, for it takes a minute.
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
-        self._log = folder / "contender.log"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, json.dumps(plan)],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (until stop)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(plan)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+        )
         ready = self._answer()
         self.load_seconds: float = ready["load_seconds"]
         self.first_seconds: float = ready["first_seconds"]
@@ -102,14 +103,16 @@ class Waiting:
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
+        self._log.close()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            said = self._log.read_text(errors="replace")[-3000:]
-            raise SystemExit(f"{self.contender} ended ({self._process.wait()}):\n{said}")
+            code = self._process.wait()
+            self._log.seek(0)
+            raise SystemExit(f"{self.contender} ended ({code}):\n{self._log.read()[-3000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -127,7 +130,7 @@ def _torch(plan: dict[str, Any], waveform: np.ndarray) -> Callable[[], Pass]:
 
     torch.set_num_threads(plan["threads"])
     model: Any = eager(plan["model"])
-    if plan["runtime"] == "torch.compile":
+    if plan["runtime"] == COMPILED:
         import torch._inductor.config
 
         # Weights become constants, laid out for the products they are used in.
