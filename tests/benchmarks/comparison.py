@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +33,7 @@ from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.runtime.machine import machine, usable_cores
 from rdsdk.runtime.measurement import percentiles
 from tests.benchmarks.comparison_report import draw, markdown
-from tests.benchmarks.contenders import COMPILED, RUNTIMES, STREAMED, Contender, Waiting
+from tests.benchmarks.contenders import CLOCKS, COMPILED, RUNTIMES, STREAMED, Contender, Waiting
 from tests.benchmarks.exports import ROOT, file_of, make_all
 from tests.benchmarks.shapes import FROM_TRANSFORMERS, WITH_AND_WITHOUT, sound_samples, total_macs
 
@@ -80,7 +82,7 @@ def measure(
     try:
         for each in contenders:
             say("loading", each)
-            alive.append(Waiting(each, threads, samples, options.folder))
+            alive.append(Waiting(each, threads, samples, options.folder, options.clock))
         for number in range(options.rounds):
             turns.append([])
             for waiting in alive:
@@ -118,6 +120,7 @@ def measure(
         "threads": threads,
         "sound_seconds": seconds,
         "rounds": options.rounds,
+        "clock": options.clock,
         "measured_at": time.strftime("%Y-%m-%d %H:%M"),
         "machine": where,
         "load_average_after": machine(())["load_average"],
@@ -153,7 +156,8 @@ def _agreement(waiting: Waiting, alive: Sequence[Waiting]) -> float | None:
 
 def _results(group: str, threads: int, those: Sequence[Contender], o: argparse.Namespace) -> Path:
     """Where a group's figures lie: another place when anything that decides them changes."""
-    plan = [group, threads, [asdict(each) for each in those], o.seconds, o.rounds, o.turn_seconds]
+    numbers = (threads, o.seconds, o.rounds, o.turn_seconds, o.clock)
+    plan = [group, *numbers, [asdict(each) for each in those]]
     sources = [Path(__file__).with_name(f"{name}.py") for name in ("comparison", "contenders")]
     digest = hashlib.sha256(json.dumps(plan).encode())
     for source in sources:
@@ -175,13 +179,24 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of sound in a pass")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--turn-seconds", type=float, default=0.5, help="passes until so long")
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="cpu: processor time, for one thread on a machine that is not quiet",
+    )
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="exports at a time")
     parser.add_argument("--prepare-only", action="store_true", help="export, compile and stop")
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--figure", type=Path, help="also draw them (svg, png)")
     options = parser.parse_args()
+    if options.clock == "cpu" and options.threads != [1]:
+        parser.error("--clock cpu is for --threads 1: threads that wait busily count as working")
     options.folder = options.folder.resolve()
+    if COMPILED in options.runtimes and not (os.environ.get("CXX") or shutil.which("g++")):
+        print(f"no C++ compiler, so no {COMPILED}", file=sys.stderr)
+        options.runtimes.remove(COMPILED)
     groups = {g: contenders_of(g, options.runtimes, options.folder) for g in options.groups}
     wanted = [
         (kind, each.model)

@@ -62,8 +62,10 @@ def _heading(measured: Sequence[Group]) -> Iterator[str]:
         f"{where['processor']}, {where['usable_cores']} cores; {versions}. "
         f"{first['sound_seconds']:.1f} s of speech, {first['rounds']} rounds."
     )
-    worst = max(group["load_average_after"] - group["threads"] for group in measured)
-    if worst > 0.5:
+    worst = max((group["load_average_after"] or 0.0) - group["threads"] for group in measured)
+    if first["clock"] == "cpu":
+        yield "Processor time, not wall time."
+    elif worst > 0.5:
         yield (
             f"**Not a quiet machine**: its load was {worst:.1f} above what was measured. Ratios "
             "hold better than times."

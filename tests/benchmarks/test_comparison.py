@@ -118,11 +118,12 @@ def row(model: str, runtime: str, factors: list[float], **changes: Any) -> dict[
     }
 
 
-def group(*rows: dict[str, Any], load: float = 1.0) -> dict[str, Any]:
+def group(*rows: dict[str, Any], load: float = 1.0, clock: str = "wall") -> dict[str, Any]:
     return {
         "threads": 1,
         "sound_seconds": 10.24,
         "rounds": 3,
+        "clock": clock,
         "machine": {"processor": "P", "usable_cores": 2, "versions": {"torch": "2"}},
         "load_average_after": load,
         "rows": [row("HuBERT Base", "torch eager", [0.4, 0.2, 0.2]), *rows],
@@ -150,6 +151,7 @@ def test_what_is_missed_is_said():
     assert "at least 12 wanted: **missed**" in text
     assert "0.75 times as fast as onnxruntime int8, **slower**." in text
     assert "**Not a quiet machine**: its load was 2.0 above" in text
+    assert "quiet" not in markdown([group(slow, load=3.0, clock="cpu")])
 
 
 def test_it_is_drawn(tmp_path: Path):
