@@ -231,6 +231,12 @@ def draw(measured: Sequence[Group], path: Path) -> None:
     handles, labels = first.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     shown = [runtime for runtime in RUNTIMES if runtime in once]
-    first.legend([once[runtime] for runtime in shown], shown, fontsize=7, loc="lower right")
+    figure.legend(
+        [once[runtime] for runtime in shown],
+        shown,
+        fontsize=8,
+        loc="outside lower center",
+        ncols=4,
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
