@@ -34,6 +34,7 @@ _HERE = {
     "transcribe": "recordings or a microphone -> text",
     "features": "a recording -> hidden states in a .npy file",
     "info": "what a model says about itself",
+    "bench": "how fast a model is here, and how much memory it takes",
     "doctor": "what listening needs, and whether the microphone hears",
 }
 INTERRUPTED = 130

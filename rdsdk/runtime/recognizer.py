@@ -139,7 +139,7 @@ def load(model: str | Path = DEFAULT_MODEL, threads: int | None = None) -> Recog
         ModelError: no such file or name, or not an intact artefact of rdsdk.
         ConfigError: ``threads`` is below one, or another model already runs with other threads.
     """
-    return Recognizer(Program(_resolve(model), threads))
+    return Recognizer(Program(model_path(model), threads))
 
 
 def transcribe(
@@ -161,7 +161,7 @@ def transcribe(
         AudioError, DeviceError, ModelError, ConfigError: as ``load`` and ``Recognizer.transcribe``.
     """
     if not isinstance(model, Recognizer):
-        path = _resolve(DEFAULT_MODEL if model is None else model)
+        path = model_path(DEFAULT_MODEL if model is None else model)
         changed = path.stat().st_mtime_ns if path.is_file() else 0
         model = _kept(path.absolute(), changed)
     return model.transcribe(source, rules, gate=gate, partials=partials, on_segment=on_segment)
@@ -172,7 +172,12 @@ def _kept(path: Path, changed: int) -> Recognizer:
     return load(path)
 
 
-def _resolve(model: str | Path) -> Path:
+def model_path(model: str | Path) -> Path:
+    """The file that a path or a bundled name stands for; it need not exist.
+
+    Raises:
+        ModelError: a bare name that no bundled model has.
+    """
     path, bundled = Path(model), bundled_models()
     if isinstance(model, str) and model in bundled:
         return bundled[model]

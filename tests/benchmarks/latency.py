@@ -42,7 +42,8 @@ from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.models import checkpoint
 from rdsdk.runtime.executorch import set_threads
-from tests.benchmarks.streaming import beside_offline, load, percentiles
+from rdsdk.runtime.measurement import percentiles
+from tests.benchmarks.streaming import beside_offline, load
 
 BLOCK = 320
 RATE = 16_000

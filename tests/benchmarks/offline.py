@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import numpy as np
 
 import rdsdk.pretrained
 from rdsdk.audio import files
+from rdsdk.runtime.machine import peak_resident_mb
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = sorted((ROOT / "tests" / "assets").glob("*/*.flac"))
@@ -76,7 +76,7 @@ def contender(kind: str, model: Path, repeats: int) -> dict[str, float]:
     return {
         "real_time_factor": statistics.median(times) / SECONDS,
         "load_and_first_seconds": load_seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_resident_mb() or float("nan"),
     }
 
 

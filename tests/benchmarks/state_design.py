@@ -27,7 +27,7 @@ from rdsdk.models.config import OVERLAP_SAMPLES
 from rdsdk.models.state import EncoderState
 from rdsdk.models.student import Student
 from rdsdk.runtime import executorch
-from tests.benchmarks.streaming import resident_mb
+from tests.benchmarks.streaming import memory_mb
 
 STREAMS = 16
 FIELDS = EncoderState._fields
@@ -62,11 +62,11 @@ def remembering(step: Method, student: Student) -> Method:
 
 def load(buffer: bytes) -> tuple[Any, float, float]:
     """A loaded ``step``, the seconds it took, and the memory it holds; the buffer is kept too."""
-    before, begun = resident_mb(), time.perf_counter()
+    before, begun = memory_mb(), time.perf_counter()
     with executorch.quiet():
         program = executorch.binding()._load_program_from_buffer(buffer)
         step = program.load_method("step")
-    return (step, program, buffer), time.perf_counter() - begun, resident_mb() - before
+    return (step, program, buffer), time.perf_counter() - begun, memory_mb() - before
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from rich.progress import track
 
 import rdsdk
 from rdsdk.audio import files
+from rdsdk.runtime.machine import resident_mb
+from rdsdk.runtime.measurement import percentiles
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = sorted((ROOT / "tests" / "assets").glob("*/*.flac"))
@@ -30,12 +32,12 @@ BLOCK = 640
 STREAMS = (1, 4, 16, 64)
 
 
-def resident_mb() -> float:
-    """What this process holds in memory now (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmRSS in /proc/self/status; the soak is measured on Linux")
+def memory_mb() -> float:
+    """What this process holds in memory now."""
+    resident = resident_mb()
+    if resident is None:
+        raise SystemExit("this system does not tell what a process holds; measure on Linux")
+    return resident
 
 
 def sound() -> np.ndarray:
@@ -46,13 +48,6 @@ def sound() -> np.ndarray:
         pieces += [files.read(path), 1e-4 * rng.normal(size=16_000).astype(np.float32)]
     joined = np.concatenate(pieces)
     return joined[: len(joined) // BLOCK * BLOCK]
-
-
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    if not len(seconds):
-        return dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), float("nan"))
-    p50, p95, p99 = np.percentile(np.array(seconds) * 1000, (50, 95, 99))
-    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
 
 
 def chunks_of(recognizer: rdsdk.Recognizer) -> int:
@@ -79,7 +74,7 @@ def soak(recognizer: rdsdk.Recognizer, minutes: int) -> dict[str, Any]:
             steps[minute, number] = time.perf_counter() - before
             words += sum(len(segment.words) for segment in segments if segment.is_final)
         per_minute.append((time.perf_counter() - begun) / (60 * 16_000 / chunk))
-        memory.append(resident_mb())
+        memory.append(memory_mb())
     busiest = sorted(steps.flat)[-steps.size * BLOCK // chunk :]
     # The first minutes still fill caches; growth is what comes after a tenth of the whole.
     settled = memory[max(1, minutes // 10) :] or memory

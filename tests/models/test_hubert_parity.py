@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import HubertConfig, HubertModel
+from transformers import HubertModel
 
 from rdsdk.models.config import EncoderConfig, extractor_convs, reuse_pattern
 from rdsdk.models.student import Student
+from tests.models import hubert_shape
 
 CONFIG = EncoderConfig(
     convs=extractor_convs(12, 16, 20),
@@ -27,67 +28,15 @@ SHARPER = 40.0
 
 def hubert_like(config: EncoderConfig) -> HubertModel:
     torch.manual_seed(3)
-    return HubertModel(
-        HubertConfig(
-            conv_dim=[conv.channels for conv in config.convs],
-            conv_kernel=[conv.kernel for conv in config.convs],
-            conv_stride=[conv.stride for conv in config.convs],
-            num_feat_extract_layers=len(config.convs),
-            conv_bias=config.conv_bias,
-            feat_extract_norm=config.extractor_norm,
-            hidden_size=config.width,
-            intermediate_size=config.ffn,
-            num_attention_heads=config.heads,
-            num_hidden_layers=config.layers,
-            num_conv_pos_embeddings=config.position_kernel,
-            num_conv_pos_embedding_groups=config.position_groups,
-        )
-    ).eval()
+    return hubert_shape.hubert_like(config)
 
 
 def student_of(hubert: HubertModel, config: EncoderConfig) -> Student:
-    names = {
-        "masked_spec_embed": "encoder.mask_embedding",
-        "feature_projection.layer_norm": "encoder.frame_norm",
-        "feature_projection.projection": "encoder.projection",
-        "encoder.pos_conv_embed.conv": "encoder.position_conv.conv",
-        "encoder.layer_norm": "encoder.position_norm",
-        "attention.q_proj": "attention_map.query",
-        "attention.k_proj": "attention_map.key",
-        "attention.v_proj": "attention_output.value",
-        "attention.out_proj": "attention_output.output",
-        "feed_forward.intermediate_dense": "ffn_in",
-        "feed_forward.output_dense": "ffn_out",
-        "final_layer_norm": "ffn_norm",
-    }
-    state = {}
-    for name, tensor in hubert.state_dict().items():
-        parts = name.split(".")
-        if parts[:2] == ["feature_extractor", "conv_layers"]:
-            kind = {"conv": "convs", "layer_norm": "norms"}[parts[3]]
-            name = f"extractor.{kind}.{parts[2]}.{parts[4]}"
-        elif parts[:2] == ["encoder", "layers"]:
-            name = (
-                ".".join(parts[3:]).replace("layer_norm.", "attention_norm.", 1)
-                if (parts[3] == "layer_norm")
-                else ".".join(parts[3:])
-            )
-            for theirs, ours in names.items():
-                name = name.replace(theirs + ".", ours + ".", 1)
-            name = f"encoder.layers.{parts[2]}.{name}"
-        else:
-            for theirs, ours in names.items():
-                if name.startswith(theirs):
-                    name = ours + name[len(theirs) :]
-                    break
-        is_conv = ".convs." in name or ".position_conv." in name
-        state[name] = tensor.unsqueeze(2) if is_conv and tensor.ndim == 3 else tensor
-    student = Student(config)
-    student.load_state_dict(state)
+    student = hubert_shape.student_of(hubert, config)
     for layer in student.encoder.layers:
         for linear in (layer.attention_map.query, layer.attention_map.key):  # type: ignore[union-attr]
             linear.weight.data.mul_(SHARPER)  # type: ignore[union-attr,operator]
-    return student.eval()
+    return student
 
 
 def sharpened(hubert: HubertModel) -> HubertModel:
