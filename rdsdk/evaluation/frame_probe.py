@@ -48,7 +48,7 @@ class ProbeData:
 
 
 def hidden_states(listen: Listen, cuts: Iterable[Cut], vocabulary: Vocabulary) -> ProbeData:
-    """What a frozen model says of aligned recordings.
+    """What a frozen model says of aligned recordings, where it says it (a GPU, say).
 
     Raises:
         DataError: a recording has no alignment, or there is none at all.
@@ -64,7 +64,8 @@ def hidden_states(listen: Listen, cuts: Iterable[Cut], vocabulary: Vocabulary) -
         targets.append(frame_targets(cut, vocabulary, states[-1].shape[1], Timing()))
     if not states:
         raise DataError("the probe got no recordings")
-    return ProbeData(torch.cat(states, dim=1), torch.cat(targets))
+    hidden = torch.cat(states, dim=1)
+    return ProbeData(hidden, torch.cat(targets).to(hidden.device))
 
 
 class Probe(nn.Module):
@@ -96,11 +97,12 @@ def probe(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Probe(layers, width, len(vocabulary))
+        model = Probe(layers, width, len(vocabulary)).to(train.hidden.device)
     optimiser = torch.optim.Adam(model.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(frames, (min(batch_frames, frames),), generator=generator)
+        chosen = chosen.to(train.hidden.device)
         loss = F.cross_entropy(model(train.hidden[:, chosen].float()), train.targets[chosen])
         optimiser.zero_grad()
         loss.backward()

@@ -280,6 +280,20 @@ PRESETS: dict[str, EncoderConfig] = {
         first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
         position_kernel=64,
     ),
+    # English: a full-context teacher, and a streaming student with ARMHuBERT-S's encoder that can
+    # take over its extractor.
+    "english-teacher": EncoderConfig(
+        extractor_convs(64, 128, 384),
+        width=640,
+        ffn=2560,
+        heads=10,
+        map_owner=reuse_pattern("none"),
+        extractor_norm="layer",
+        first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
+    ),
+    "english": EncoderConfig(
+        extractor_convs(64, 128, 384), 432, 816, 12, reuse_pattern("2by6")
+    ).streaming(Context(chunk_frames=16, left_frames=128)),
     # Small ones of our own: xs recognises a closed vocabulary, tiny is for trying a pipeline out.
     "xs": EncoderConfig(
         extractor_convs(48, 96, 192),

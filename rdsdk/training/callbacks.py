@@ -25,13 +25,27 @@ class Keepable(Protocol):
 
 
 class KeepBest(Callback):
-    """After each validation: ``last/`` always, ``best/`` when the watched figure improved."""
+    """After each validation: ``last/`` always, ``best/`` when the watched figure improved.
+
+    Steps after the last validation are kept too, in ``last/``, when the run ends.
+    """
 
     def __init__(self, folder: Path, figure: str, provenance: dict[str, object]) -> None:
         self.folder = folder
         self.figure = figure
         self.provenance = provenance
         self.best = float("inf")
+        self._kept_step = 0
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.global_step == self._kept_step:
+            return
+        kept = module.checkpoint({**self.provenance, "dev": {"step": trainer.global_step}})  # type: ignore[operator]
+        if not trainer.is_global_zero:
+            return
+        checkpoint.save(self.folder / "last", kept)
+        if not (self.folder / "best").exists():
+            checkpoint.save(self.folder / "best", kept)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -44,6 +58,7 @@ class KeepBest(Callback):
         record = {"step": trainer.global_step, **figures}
         # Before the others are let go: of a sharded student each has only a part.
         kept = module.checkpoint({**self.provenance, "dev": record})  # type: ignore[operator]
+        self._kept_step = trainer.global_step
         if not trainer.is_global_zero:
             return
         with (self.folder / "dev.jsonl").open("a", encoding="utf-8") as log:

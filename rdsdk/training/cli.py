@@ -21,11 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     """Run a recipe. See ``main`` for what it returns, ``run.run`` for what it raises."""
     vocabulary = recipe.vocabulary()
+    teacher = recipe.imitation.load(vocabulary)
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
         return Finetuning(
-            student, vocabulary, recipe.optimisation, recipe.regularisation, recipe.seed
+            student,
+            vocabulary,
+            recipe.optimisation,
+            recipe.regularisation,
+            recipe.seed,
+            teacher,
+            recipe.imitation.weight,
         )
 
     return run(

@@ -19,10 +19,10 @@ from rdsdk.errors import ConfigError, DataError
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
-from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
 from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.flat_start import straight_alignment
+from rdsdk.training.imitation import imitation_loss, teacher_log_probs
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
@@ -94,6 +94,9 @@ class Regularisation:
 class Finetuning(L.LightningModule):
     """CTC over a vocabulary's symbols, with random context sizes and averaged weights.
 
+    A ``teacher`` with the same symbols adds ``imitation_weight`` times the divergence from what it
+    says to the loss. It is no submodule, as in ``Distillation``.
+
     Validation logs ``dev/wer``, ``dev/cer``, ``dev/false_words`` (words recognised in recordings
     that have none) and ``dev/score``, their sum, which decides the best checkpoint.
     """
@@ -105,6 +108,8 @@ class Finetuning(L.LightningModule):
         optimisation: Optimisation,
         regularisation: Regularisation,
         seed: int = 0,
+        teacher: Student | None = None,
+        imitation_weight: float = 0.0,
     ) -> None:
         super().__init__()
         if student.ctc_head is None:
@@ -115,6 +120,8 @@ class Finetuning(L.LightningModule):
         self.optimisation = optimisation
         self.regularisation = regularisation
         self.seed = seed
+        self._unregistered = (teacher,)
+        self.imitation_weight = imitation_weight
         decay = optimisation.average_decay
         self.average = (
             AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
@@ -137,6 +144,10 @@ class Finetuning(L.LightningModule):
             # Parted again after each use, as the student's weights are when they are averaged.
             shard(self.kept, self.device_mesh, whole_after_forward=False)
 
+    def on_fit_start(self) -> None:
+        if (teacher := self._unregistered[0]) is not None:
+            teacher.to(self.device)
+
     @property
     def kept(self) -> Student:
         """The student that is validated and saved."""
@@ -158,7 +169,7 @@ class Finetuning(L.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
+        counts = batch.frame_counts.cpu()
         chosen = self.regularisation
         mel_until = chosen.mel_start_steps
         aligned_until = mel_until + chosen.aligned_start_steps
@@ -174,6 +185,11 @@ class Finetuning(L.LightningModule):
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
                 loss = self._loss(log_probs, counts, batch)
+            if (teacher := self._unregistered[0]) is not None:
+                said = teacher_log_probs(teacher, batch.waveforms, batch.sample_counts)
+                imitation = imitation_loss(log_probs, said, counts)
+                self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
+                loss = loss + self.imitation_weight * imitation
         refuse_non_finite(self, loss, batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]
@@ -238,7 +254,7 @@ class Finetuning(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         output, _ = self.kept(batch.waveforms, sample_counts=batch.sample_counts)
-        counts = torch.tensor([frame_count(int(n)) for n in batch.sample_counts])
+        counts = batch.frame_counts.cpu()
         self._dev_loss.append(float(self._loss(output.log_probs, counts, batch)))
         best = output.log_probs.argmax(dim=-1).cpu()
         for row, frames, text in zip(best, counts, batch.texts, strict=True):

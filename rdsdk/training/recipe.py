@@ -12,6 +12,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
 from rdsdk.models.student import Student
 from rdsdk.training.finetuning import Optimisation, Regularisation
+from rdsdk.training.imitation import Imitation
 from rdsdk.training.run_recipe import RunRecipe, parse_recipe, recipe_parser
 
 
@@ -74,6 +75,7 @@ class FinetuneRecipe(RunRecipe):
             where there are only a few.
         lexicon: closes the vocabulary to these words.
         optimisation, regularisation: how it learns.
+        imitation: a teacher whose log_probs it learns from besides.
         language: what is spoken, an ISO 639 code, for the card.
     """
 
@@ -82,6 +84,7 @@ class FinetuneRecipe(RunRecipe):
     lexicon: list[str] | None = None
     optimisation: Optimisation = field(default_factory=Optimisation)
     regularisation: Regularisation = field(default_factory=Regularisation)
+    imitation: Imitation = field(default_factory=Imitation)
     language: str = "und"
 
     def vocabulary(self) -> Vocabulary:

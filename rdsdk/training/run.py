@@ -22,6 +22,7 @@ from rdsdk.data.batches import (
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
+from rdsdk.models.encoder import EncoderLayer
 from rdsdk.models.student import Student
 from rdsdk.training.callbacks import Interruption, KeepBest
 from rdsdk.training.run_recipe import RunRecipe
@@ -76,7 +77,7 @@ def run(
     if recipe.hardware.compile:
         student = module.student
         assert isinstance(student, Student)
-        student.compile(dynamic=True)
+        compile_layers(student)
     dev_cuts = read_cuts(recipe.dev)
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
@@ -101,6 +102,20 @@ def run(
         resume_file.unlink(missing_ok=True)
         print(f"done: {trainer.global_step} steps; the best checkpoint is {output / 'best'}")
     return 0
+
+
+def compile_layers(student: Student) -> None:
+    """Compile what an encoder repeats, in place: attention maps and the rest of each layer.
+
+    Once for all layers, instead of once for the whole student: a fraction of the time, and the
+    compiler cannot take the convolutions of batches whose size changes (torch 2.13). A step on a
+    GPU is mostly the launching of small kernels, which this fuses.
+    """
+    for layer in student.encoder.layers:
+        assert isinstance(layer, EncoderLayer)
+        layer.compile(dynamic=True)
+        if layer.attention_map is not None:
+            layer.attention_map.compile(dynamic=True)
 
 
 class Corpora(L.LightningDataModule):

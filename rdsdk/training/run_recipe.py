@@ -33,7 +33,7 @@ class Hardware:
             every weight on every device, ``ddp_find_unused_parameters_true`` too and bears weights
             without a gradient; ``fsdp`` shards the student, see ``rdsdk.training.sharding``.
         precision: lightning's: 32-true, bf16-mixed, ...
-        compile: torch.compile the student.
+        compile: torch.compile the layers of the student's encoder.
         workers: loader processes for each device.
     """
 

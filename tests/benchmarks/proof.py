@@ -1,10 +1,10 @@
 """Does distillation work, and which parts of it: one table of small students on real speech.
 
 ``python -m tests.benchmarks.proof --teacher FOLDER --train data/phones/train.jsonl --dev
-data/phones/dev.jsonl --output runs/proof [--seeds 0 1] [--steps 300] [--parallel 2]``. Each variant
-of the recipe ``arm-mini`` is distilled from the teacher by ``rdsdk distill`` on recordings without
-their transcripts, once a seed, all with the same batches; then a linear probe (see
-``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the phone of each frame of
+data/phones/dev.jsonl --output runs/proof [--seeds 0 1] [--steps 300] [--parallel 2] [--config
+arm-mini] [--device cpu]``. Each variant of the recipe is distilled from the teacher by
+``rdsdk distill`` on recordings without their transcripts, once a seed, all with the same batches;
+then a linear probe (``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the phone of each frame of
 speakers it never heard. The table gives the mean over seeds and the spread (largest less smallest).
 The last rows go through ``rdsdk finetune`` on the aligned recordings and count the same errors of
 the student's own head. What is in the output folder already is not run again.
@@ -39,7 +39,6 @@ from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "arm-mini"
 PROBE_RECORDINGS = 200
 """Of the training manifest, evenly spread: about 20 minutes."""
 
@@ -89,9 +88,10 @@ def distil(run: Run, options: argparse.Namespace) -> None:
 
 def distil_arguments(run: Run, options: argparse.Namespace) -> list[str]:
     return [
-        *("distill", "--config", CONFIG, f"teacher={options.teacher}", f"seed={run.seed}"),
+        *("distill", "--config", options.config, f"teacher={options.teacher}", f"seed={run.seed}"),
         *(f"train=[{options.train}]", f"dev=[{options.output / FEW}]", f"output={run.folder}"),
         *(f"optimisation.steps={options.steps}", f"validate_every_steps={options.steps}"),
+        *(f"save_every_steps={options.steps}", *options.also),
         *VARIANTS[run.variant],
     ]
 
@@ -116,7 +116,12 @@ def finetune(run: Run, start: Path, steps: int, options: argparse.Namespace) -> 
     execute(
         [
             *("finetune", "--config", "phones", f"student.checkpoint={start}", f"seed={run.seed}"),
-            *("student.preset=null", "student.dropout=0.0", "batch_seconds=24"),
+            *(
+                "student.preset=null",
+                "student.dropout=0.0",
+                f"batch_seconds={options.batch_seconds}",
+            ),
+            *options.also,
             *(f"train=[{options.train}]", f"dev=[{options.output / FEW}]"),
             *(f"output={run.folder}", f"optimisation.steps={steps}"),
             "optimisation.warmup_steps=30",
@@ -130,8 +135,10 @@ def finetune(run: Run, start: Path, steps: int, options: argparse.Namespace) -> 
 def probed(student: Student, vocabulary: Vocabulary, options: argparse.Namespace) -> dict[str, Any]:
     """Errors of a linear probe on a student's hidden states."""
 
+    student.to(options.device)
+
     def listen(waveform: torch.Tensor) -> list[torch.Tensor]:
-        output, _ = student(waveform)
+        output, _ = student(waveform.to(options.device))
         return output.hidden
 
     cuts = list(read_cuts(options.train))
@@ -144,12 +151,13 @@ def head_errors(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Errors of a fine-tuned student's own head."""
     source = checkpoint.load(folder)
     assert source.vocabulary is not None
+    student = source.student.to(options.device)
     wrong = spoken_wrong = frames = spoken = 0
     for cut in read_cuts(options.dev):
         with torch.no_grad():
-            output, _ = source.student(torch.from_numpy(load_waveform(cut))[None])
+            output, _ = student(torch.from_numpy(load_waveform(cut))[None].to(options.device))
         assert output.log_probs is not None
-        named = output.log_probs[0].argmax(dim=1)
+        named = output.log_probs[0].argmax(dim=1).cpu()
         targets = frame_targets(cut, source.vocabulary, len(named), Timing())
         missed, speech = named != targets, targets != source.vocabulary.blank
         wrong += int(missed.sum())
@@ -177,6 +185,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=300, help="of distillation")
+    parser.add_argument("--config", default="arm-mini", help="a recipe of rdsdk distill")
+    parser.add_argument("--batch-seconds", type=float, default=24.0, help="of fine-tuning")
+    parser.add_argument("--device", default="cpu", help="of the probes")
+    parser.add_argument(
+        "--also", nargs="*", default=[], metavar="KEY=VALUE", help="for every run of rdsdk"
+    )
     parser.add_argument("--finetune-steps", type=int, default=150)
     parser.add_argument("--parallel", type=int, default=2, help="runs at once, a thread each")
     options = parser.parse_args()

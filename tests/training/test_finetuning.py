@@ -125,6 +125,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Pa
     assert not same(weights(tmp_path / "whole" / "last"), weights(tmp_path / "other" / "last"))
 
 
+def test_steps_after_the_last_validation_are_kept(recipe: Path, tmp_path: Path) -> None:
+    common = ["--config", str(recipe), "optimisation.steps=5", "optimisation.average_decay=0"]
+    folders = {}
+    for validated in (3, 5, 9):
+        output = tmp_path / f"every{validated}"
+        assert main([*common, f"validate_every_steps={validated}", f"output={output}"]) == 0
+        folders[validated] = output
+    final = weights(folders[5] / "last")
+    assert same(weights(folders[3] / "last"), final)
+    assert same(weights(folders[9] / "best"), final)
+    # Negative control: what was validated at step 3 is another.
+    assert not same(weights(folders[3] / "best"), final)
+
+
 def test_ctrl_c_leaves_a_resumable_run(recipe: Path, tmp_path: Path) -> None:
     process = start("finetune", "--config", str(recipe), "--optimisation.steps", "100000")
     resume_file = tmp_path / "run" / "resume.ckpt"

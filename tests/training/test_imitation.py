@@ -1,0 +1,83 @@
+"""Learning from a teacher's log_probs: the loss by hand, and a run that follows its teacher."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import preset
+from rdsdk.models.student import Student
+from rdsdk.training.cli import main
+from rdsdk.training.imitation import Imitation, imitation_loss
+
+
+def test_the_loss_is_the_divergence_of_real_frames() -> None:
+    teacher = torch.tensor([[[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]]]).log()
+    student = torch.tensor([[[0.25, 0.75], [0.9, 0.1], [0.8, 0.2]]]).log()
+    first = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    got = imitation_loss(student, teacher, torch.tensor([2]))
+    assert float(got) == pytest.approx(first / 2, abs=1e-6)
+    # With the third frame, which was padding above, the answer is another.
+    third = 0.2 * math.log(0.2 / 0.8) + 0.8 * math.log(0.8 / 0.2)
+    whole = imitation_loss(student, teacher, torch.tensor([3]))
+    assert float(whole) == pytest.approx((first + third) / 3, abs=1e-6)
+
+
+def test_padding_that_is_not_a_number_takes_no_part() -> None:
+    student = torch.randn(2, 4, 3).log_softmax(dim=-1).requires_grad_()
+    teacher = torch.randn(2, 4, 3).log_softmax(dim=-1)
+    teacher[1, 2:] = float("nan")
+    loss = imitation_loss(student, teacher, torch.tensor([4, 2]))
+    assert math.isfinite(loss.item())
+    loss.backward()
+    assert student.grad is not None
+    assert not student.grad[1, 2:].any()
+
+
+def saved_teacher(folder: Path) -> Path:
+    """A teacher that is sure of the blank everywhere."""
+    torch.manual_seed(1)
+    teacher = Student(preset("tiny"), symbols=29)
+    assert teacher.ctc_head is not None
+    teacher.ctc_head.linear.bias.data[Vocabulary.characters().blank] = 20.0
+    return checkpoint.save(folder, checkpoint.Checkpoint(teacher, Vocabulary.characters()))
+
+
+def last_imitation(run: Path) -> float:
+    events = EventAccumulator(str(run / "events"))
+    events.Reload()
+    return float(events.Scalars("train/imitation")[-1].value)
+
+
+def test_a_run_comes_to_say_what_its_teacher_says(recipe: Path, tmp_path: Path) -> None:
+    folder = saved_teacher(tmp_path / "teacher")
+    common = ["--config", str(recipe), "optimisation.steps=40", "optimisation.learning_rate=4e-3"]
+    common += [f"imitation.teacher={folder}", "validate_every_steps=40"]
+    said = {}
+    for weight in ("20", "0.0001"):
+        run = tmp_path / weight
+        assert main([*common, f"imitation.weight={weight}", f"output={run}"]) == 0
+        said[weight] = last_imitation(run)
+    assert said["20"] < 0.1 * said["0.0001"]
+
+
+def test_a_teacher_of_other_symbols_is_refused(recipe: Path, tmp_path: Path) -> None:
+    student = Student(preset("tiny"), symbols=3)
+    other = checkpoint.save(
+        tmp_path / "other", checkpoint.Checkpoint(student, Vocabulary.words(["NO", "YES"]))
+    )
+    with pytest.raises(ConfigError, match="the same symbols"):
+        main(["--config", str(recipe), f"imitation.teacher={other}"])
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_a_weight_that_imitates_nobody_is_refused(weight: float) -> None:
+    with pytest.raises(ConfigError, match="positive"):
+        Imitation("somewhere", weight)
