@@ -6,8 +6,9 @@ arm-mini] [--device cpu]``. Each variant of the recipe is distilled from the tea
 ``rdsdk distill`` on recordings without their transcripts, once a seed, all with the same batches;
 then a linear probe (``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the phone
 of each frame of speakers it never heard. The table gives the mean over seeds and the spread
-(largest less smallest). The last rows go through ``rdsdk finetune`` on the aligned recordings and count the same errors of
-the student's own head. What is in the output folder already is not run again.
+(largest less smallest). The last rows go through ``rdsdk finetune`` on the aligned recordings and
+count the same errors of the student's own head. What is in the output folder already is not run
+again.
 """
 
 from __future__ import annotations
