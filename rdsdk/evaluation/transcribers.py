@@ -26,48 +26,80 @@ TAIL_FRAMES = 10
 Transcriber = Callable[[NDArray[np.float32]], str]
 
 
-def load_transcriber(model: str, threads: int | None = None) -> Transcriber:
+def load_transcriber(
+    model: str,
+    threads: int | None = None,
+    block_ms: float | None = None,
+    chunk_frames: int | None = None,
+) -> Transcriber:
     """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
 
     An artefact runs as it does for a user, with its endpoints; a checkpoint decodes greedily what
     it hears in one pass.
 
+    Args:
+        block_ms: an artefact hears blocks of so many milliseconds through a live stream, partials
+            included, as from a microphone; None gives it whole recordings.
+        chunk_frames: a streaming checkpoint hears chunks of so many frames instead of its own, 0
+            the whole recording at once.
+
     Raises:
         ModelError: the artefact cannot be loaded, or the checkpoint writes no text.
         CheckpointError: the folder is no intact checkpoint.
-        ConfigError: ``threads`` is below one.
+        ConfigError: ``threads`` is below one, or an option does not go with the model.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
     if Path(model).is_dir():
-        return _from_checkpoint(Path(model), threads)
+        if block_ms is not None:
+            raise ConfigError(
+                f"{model} is a checkpoint, which hears recordings in one pass; blocks go with an "
+                "artefact (rdsdk export)"
+            )
+        return _from_checkpoint(Path(model), threads, chunk_frames)
+    if chunk_frames is not None:
+        raise ConfigError(
+            f"{model} is an artefact, whose chunk is fixed; choose chunk_frames in rdsdk export, "
+            "or evaluate the checkpoint"
+        )
     recognizer = rdsdk.load(model, threads)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
         segments = recognizer.transcribe((samples, SAMPLE_RATE))
         return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
 
-    return transcribe
+    def live(samples: NDArray[np.float32]) -> str:
+        assert block_ms is not None
+        block = max(1, round(block_ms * SAMPLE_RATE / 1000))
+        stream = recognizer.stream(partials=True)
+        segments: list[rdsdk.Segment] = []
+        for start in range(0, len(samples), block):
+            segments += stream.feed(samples[start : start + block])
+        segments += stream.finish()
+        return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
+
+    return transcribe if block_ms is None else live
 
 
-def heard_log_probs(student: Student, samples: NDArray[np.float32]) -> Tensor:
+def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool = False) -> Tensor:
     """log_probs (T, V) of a recording (S,), by a student with a CTC head, in one pass.
 
     A streaming student hears it as a stream does: after a chunk of silence, and with silence behind
-    it, ``TAIL_FRAMES`` of which are among the T frames.
+    it, ``TAIL_FRAMES`` of which are among the T frames. With ``whole`` each of its frames sees the
+    whole recording instead.
     """
-    context = student.config.context
+    context = None if whole else student.config.context
     with torch.inference_mode():
         if context is None:
             samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
-            output, _ = student(torch.from_numpy(samples)[None])
+            output, _ = student(torch.from_numpy(samples)[None], context="full")
             frames = None
         else:
             chunk = context.chunk_frames * HOP_SAMPLES
             _, state = student(torch.zeros(1, chunk + OVERLAP_SAMPLES))
             frames = max(1, -(-(len(samples) - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
-            whole = -(-frames // context.chunk_frames) * chunk + OVERLAP_SAMPLES
-            samples = np.pad(samples, (0, whole - len(samples)))
+            length = -(-frames // context.chunk_frames) * chunk + OVERLAP_SAMPLES
+            samples = np.pad(samples, (0, length - len(samples)))
             output, _ = student(torch.from_numpy(samples)[None], state)
     assert output.log_probs is not None
     return output.log_probs[0, :frames].clone()
@@ -81,8 +113,12 @@ def text_of(log_probs: Tensor, vocabulary: Vocabulary) -> str:
     return " ".join(word.text for word in (*words, *([last] if last else [])))
 
 
-def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
+def _from_checkpoint(
+    folder: Path, threads: int | None, chunk_frames: int | None = None
+) -> Transcriber:
     loaded = checkpoint.load(folder)
+    if chunk_frames:
+        loaded = checkpoint.in_context(loaded, chunk_frames, None)
     student, vocabulary = loaded.student, loaded.vocabulary
     if vocabulary is None or student.symbols is None:
         raise ModelError(
@@ -93,6 +129,7 @@ def _from_checkpoint(folder: Path, threads: int | None) -> Transcriber:
         torch.set_num_threads(threads)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
-        return text_of(heard_log_probs(student, samples), vocabulary)
+        heard = heard_log_probs(student, samples, whole=chunk_frames == 0)
+        return text_of(heard, vocabulary)
 
     return transcribe

@@ -188,3 +188,73 @@ def test_the_command_line_tells_an_error_in_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("rdsdk: error: there is no data source")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_live_stream_hears_what_a_whole_recording_says(
+    streaming_pte: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (whole,) = results(capsys, streaming_pte, manifest)
+    for block_ms in (7, 100):
+        (live,) = results(capsys, streaming_pte, manifest, "--block-ms", block_ms)
+        for figure in ("wer", "cer", "substitutions", "deletions", "insertions", "false_words"):
+            assert live[figure] == whole[figure]
+
+
+def test_speakers_and_lengths_are_told_apart(
+    streaming_pte: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = corpus(tmp_path, dict(CLIPS))
+    speakers = {"right": "ann", "one": "bob", "more": "bob"}
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        if row["id"] in speakers:
+            row["speaker"] = speakers[row["id"]]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = results(capsys, streaming_pte, manifest, "--by", "speaker", "--by", "length")
+    by_speaker = found["by_speaker"]
+    assert {name: rates["clips"] for name, rates in by_speaker.items()} == {
+        "ann": 1,
+        "bob": 2,
+        "unknown": 3,
+    }
+    assert by_speaker["ann"]["wer"] == 0
+    assert by_speaker["bob"]["wer"] == pytest.approx(2 / 3)
+    assert sum(rates["clips"] for rates in found["by_length"].values()) == found["clips"]
+    assert main([str(streaming_pte), str(manifest), "--by", "speaker"]) == 0
+    table = capsys.readouterr().out
+    # The worst first.
+    assert table.index("bob") < table.index("ann")
+
+
+def test_conditions_are_rows_and_a_figure(
+    streaming_pte: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = tmp_path / "rates.png"
+    given = ["--condition", "clean", "--condition", "hiss:-10", "--figure", figure]
+    clean, drowned = results(capsys, streaming_pte, manifest, *given)
+    assert (clean["condition"], drowned["condition"]) == ("clean", "hiss:-10")
+    assert drowned["wer"] > clean["wer"]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    found = results(capsys, streaming_pte, manifest, "--robustness")
+    names = [row["condition"] for row in found]
+    assert names[0] == "clean"
+    # Without a folder of noise there is hiss instead.
+    assert {"hiss:20", "hiss:0", "telephone", "speed:0.9"} <= set(names)
+    assert not any(name.startswith("noise") for name in names)
+
+
+def test_options_that_do_not_go_with_the_model_are_refused(
+    streaming_pte: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = always(tmp_path / "model", "A", Context(chunk_frames=4, left_frames=8))
+    with pytest.raises(ConfigError, match="blocks go with an artefact"):
+        main([model, str(manifest), "--block-ms", "100"])
+    with pytest.raises(ConfigError, match="whose chunk is fixed"):
+        main([str(streaming_pte), str(manifest), "--chunk-frames", "8"])
+    with pytest.raises(ConfigError, match="unknown condition"):
+        main([str(streaming_pte), str(manifest), "--condition", "echo"])
+    with pytest.raises(SystemExit):
+        main([str(streaming_pte), str(manifest), "--block-ms", "0"])
+    for chunk in (0, 8):
+        (found,) = results(capsys, model, manifest, "--chunk-frames", chunk)
+        assert (found["substitutions"], found["deletions"], found["insertions"]) == (4, 3, 2)
