@@ -20,6 +20,9 @@ from rdsdk.models.student import Student
 
 SAMPLE_RATE = 16_000
 
+POCKETSPHINX = "pocketsphinx"
+"""The name of a peer to place models by: PocketSphinx with the English model of its package."""
+
 TAIL_FRAMES = 10
 """Of silence after a recording that a streaming student hears, as in the runtime."""
 
@@ -35,7 +38,7 @@ def load_transcriber(
     """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
 
     An artefact runs as it does for a user, with its endpoints; a checkpoint decodes greedily what
-    it hears in one pass.
+    it hears in one pass. ``pocketsphinx`` is PocketSphinx, as a peer.
 
     Args:
         block_ms: an artefact hears blocks of so many milliseconds through a live stream, partials
@@ -50,6 +53,12 @@ def load_transcriber(
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
+    if model == POCKETSPHINX and not Path(model).exists():
+        if (threads, block_ms, chunk_frames) != (None, None, None):
+            raise ConfigError(
+                "pocketsphinx hears whole recordings on one thread; leave options out"
+            )
+        return _pocketsphinx()
     if Path(model).is_dir():
         if block_ms is not None:
             raise ConfigError(
@@ -131,5 +140,29 @@ def _from_checkpoint(
     def transcribe(samples: NDArray[np.float32]) -> str:
         heard = heard_log_probs(student, samples, whole=chunk_frames == 0)
         return text_of(heard, vocabulary)
+
+    return transcribe
+
+
+def _pocketsphinx() -> Transcriber:
+    try:
+        from pocketsphinx import Decoder
+    except ImportError as error:
+        raise ConfigError(
+            f"PocketSphinx is not installed ({error}); run: pip install pocketsphinx"
+        ) from error
+    decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+
+    def transcribe(samples: NDArray[np.float32]) -> str:
+        if len(samples) < RECEPTIVE_FIELD_SAMPLES:
+            return ""
+        decoder.start_utt()
+        whole = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+        decoder.process_raw(whole, full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        # Pronunciation variants are written word(2).
+        words = (found.hypstr if found else "").upper().split()
+        return " ".join(word.partition("(")[0] for word in words)
 
     return transcribe
