@@ -63,21 +63,34 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def convert(function: Function, precision: str, ios: int) -> Any:
-    """A coremltools ``MLModel`` of one function, for iOS 17 or 18.
+def require_precision(precision: str) -> None:
+    """Do nothing for a known precision.
 
     Raises:
-        ExportError: an unknown precision, coremltools is missing, or it cannot convert.
+        ExportError: it is not known; names those that are.
     """
     if precision not in PRECISIONS:
         raise ExportError(
             f"unknown precision {precision!r} for Core ML; known: {', '.join(PRECISIONS)}"
         )
+
+
+def convert(function: Function, program: ExportedProgram, precision: str, ios: int) -> Any:
+    """A coremltools ``MLModel`` of one function, for iOS 17 or 18.
+
+    Args:
+        function: what to convert.
+        program: its ``trace``, which serves every precision.
+
+    Raises:
+        ExportError: an unknown precision, coremltools is missing, or it cannot convert.
+    """
+    require_precision(precision)
     ct = coremltools()
     try:
         with quiet():
             model = ct.convert(
-                trace(function),
+                program,
                 inputs=_inputs(ct, function),
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in function.outputs],
                 minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
@@ -88,8 +101,6 @@ def convert(function: Function, precision: str, ios: int) -> Any:
                 skip_model_load=True,
             )
             return _compress(ct, model, precision)
-    except ExportError:
-        raise
     except Exception as error:
         raise ExportError(
             f"converting {function.name} to Core ML failed: {type(error).__name__}: {error}"
@@ -97,19 +108,27 @@ def convert(function: Function, precision: str, ios: int) -> Any:
 
 
 def trace(function: Function) -> ExportedProgram:
-    """A function's graph, in operators that coremltools knows and without empty tensors."""
+    """A function's graph, in operators that coremltools knows and without empty tensors.
+
+    Raises:
+        ExportError: torch cannot export it.
+    """
     shapes = None
     if function.min_samples != function.max_samples:
         # AUTO: of a named one the exporter cannot prove that it never gives a single frame.
         samples = Dim.AUTO(min=function.min_samples, max=function.max_samples)
         shapes = ({1: samples}, *({} for _ in function.inputs[1:]))
-    # Without gradients, or frozen weights and others would be traced differently.
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        return respell(
-            torch.export.export(
-                function.module, function.example, dynamic_shapes=shapes, strict=False
+    try:
+        with torch.no_grad(), quiet():
+            return respell(
+                torch.export.export(
+                    function.module, function.example, dynamic_shapes=shapes, strict=False
+                )
             )
-        )
+    except Exception as error:
+        raise ExportError(
+            f"tracing {function.name} for Core ML failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def respell(program: ExportedProgram) -> ExportedProgram:

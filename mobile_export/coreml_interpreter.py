@@ -99,10 +99,13 @@ class Interpreter:
                     values[operation.outputs[0].name] = self._result(operation, values)
         return {name: values[name] for name in spec.outputs}, kept
 
-    def constants(self, function: str) -> Mapping[str, Tensor]:
-        """The constant tensors of a function by name, decompressed."""
-        found = self._constants_of(function)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    def constants(self, function: str) -> Mapping[str, Any]:
+        """The constants of a function by name: tensors, decompressed, and text."""
+        return self._constants_of(function)
+
+    def inline_value(self, value: Any, what: str) -> Any:
+        """A constant that stands in an operation itself, as a tensor or text."""
+        return self._weights.value(value, what)
 
     def _constants_of(self, function: str) -> Values:
         if function not in self._constants:
