@@ -89,7 +89,7 @@ def convert(function: Function, program: ExportedProgram, precision: str, ios: i
     ct = coremltools()
     try:
         with quiet():
-            model = ct.convert(
+            return ct.convert(
                 program,
                 inputs=_inputs(ct, function),
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in function.outputs],
@@ -97,10 +97,9 @@ def convert(function: Function, program: ExportedProgram, precision: str, ios: i
                 compute_precision=ct.precision.FLOAT32
                 if precision == "fp32"
                 else ct.precision.FLOAT16,
-                pass_pipeline=_passes(ct),
+                pass_pipeline=_passes(ct, precision),
                 skip_model_load=True,
             )
-            return _compress(ct, model, precision)
     except Exception as error:
         raise ExportError(
             f"converting {function.name} to Core ML failed: {type(error).__name__}: {error}"
@@ -156,31 +155,32 @@ def _inputs(ct: ModuleType, function: Function) -> list[Any]:
     return made
 
 
-def _passes(ct: ModuleType) -> Any:
-    # These two move the writing of states forward. Both fail here: on operators that came out of
-    # two other passes, and on states whose last operators stand side by side.
+def _passes(ct: ModuleType, precision: str) -> Any:
     passes = ct.PassPipeline()
+    # These two move the writing of states forward. Both fail here: on operators that came out of
+    # two other passes, and on states whose last operators stand side by side. Compressing a
+    # finished model would run them, so that is a pass too.
     passes.remove_passes(
         {"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"}
     )
-    return passes
-
-
-def _compress(ct: ModuleType, model: Any, precision: str) -> Any:
     optimize = ct.optimize.coreml
     if precision == "int8":
         how = optimize.OpLinearQuantizerConfig(
             mode="linear_symmetric", dtype="int8", weight_threshold=COMPRESSED_VALUES
         )
-        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(how))
-    if precision in EXPERIMENTAL:
+        compression = "compression::linear_quantize_weights"
+    elif precision in EXPERIMENTAL:
         how = optimize.OpPalettizerConfig(
             mode="kmeans",
             nbits=int(precision.removeprefix("palette")),
             weight_threshold=COMPRESSED_VALUES,
         )
-        return optimize.palettize_weights(model, optimize.OptimizationConfig(how))
-    return model
+        compression = "compression::palettize_weights"
+    else:
+        return passes
+    passes.append_pass(compression)
+    passes.set_options(compression, {"config": optimize.OptimizationConfig(how)})
+    return passes
 
 
 def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
