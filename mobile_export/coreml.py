@@ -23,8 +23,8 @@ from mobile_export import coreml_programs
 from mobile_export.coreml_card import describe, package_card, read_card
 from mobile_export.coreml_conversion import (
     EXPERIMENTAL,
-    coremltools,
     convert,
+    coremltools,
     require_precision,
     trace,
 )
@@ -38,6 +38,7 @@ from mobile_export.coreml_verify import (
     PackageAgreement,
     function_names,
     prove,
+    require_architecture,
 )
 from mobile_export.programs import folded
 from mobile_export.vectors import Step
@@ -123,8 +124,7 @@ def verify_package(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
     lengths = card["package"]["lengths"].get(coreml_programs.FORWARD, [])
     rate = card["sample_rate"]
     student = reference(checkpoint)
-    if card["architecture"]["context"] is None and student.config.context is not None:
-        raise ExportError(f"{path} was made from another architecture than this checkpoint")
+    require_architecture(card, student, path)
     wanted = coreml_programs.functions(
         student, list(card["methods"]), [samples / rate for samples in lengths]
     )
@@ -184,7 +184,8 @@ def _report(
 ) -> dict[str, Any]:
     """Prove a package; what it must follow is converted anew into ``folder``."""
     student, card = reference(checkpoint), read_card(path)
-    precision, faults = card["precision"], []
+    precision = card["precision"]
+    faults: list[str] = []
     exact: dict[str, Path] | None = None
     exact_agreement: dict[str, Any] = {}
     if precision != "fp32":
@@ -199,7 +200,7 @@ def _report(
             faults += [f"in float32, {fault}" for fault in proof.faults]
     proof = prove(student, path, exact)
     faults += proof.faults
-    core_ml = {"ran": False, "why": "refused before"}
+    core_ml: dict[str, Any] = {"ran": False, "why": "refused before"}
     if not faults:
         core_ml = in_core_ml(path, card, student.config)
         faults += core_ml.pop("faults", [])

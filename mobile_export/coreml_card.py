@@ -70,7 +70,7 @@ def read_card(path: Path | str) -> dict[str, Any]:
     text = read_model(path).description.metadata.userDefined.get(CARD_KEY, "")
     try:
         value = json.loads(text)
-        value["package"]["lengths"], value["methods"], value["architecture"]  # noqa: B018
+        value["package"]["lengths"], value["methods"], value["architecture"]
     except (ValueError, KeyError, TypeError):
         raise ModelError(
             f"{path} has no card of rdsdk in its metadata ({CARD_KEY}); export the model again"
@@ -106,7 +106,8 @@ def _summary(card: Mapping[str, Any]) -> str:
     rate, hop = card["sample_rate"], card["hop_samples"]
     return (
         f"{card['name']}: {does} by an ARMHuBERT student ({card['parameters']:,} parameters, "
-        f"{card['precision']}). Mono sound at {rate} Hz in [-1, 1]; {rate / hop:.0f} frames a second."
+        f"{card['precision']}). Mono sound at {rate} Hz in [-1, 1]; {rate / hop:.0f} frames a "
+        "second."
     )
 
 

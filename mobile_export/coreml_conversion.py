@@ -42,13 +42,14 @@ def coremltools() -> ModuleType:
     with quiet():
         try:
             import coremltools as ct
-            import coremltools.optimize  # noqa: F401  (an attribute of ct only once imported)
+            import coremltools.optimize
         except ImportError as error:
             raise ExportError(
                 f"Core ML packages need coremltools, which is not installed ({error}); it exists "
                 "for macOS and x86-64 Linux with Python below 3.14: pip install 'rdsdk[export]'"
             ) from error
-    return ct  # type: ignore[no-any-return]
+    module: ModuleType = ct
+    return module
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Runs a saved Core ML package in torch: on any system, and independently of how it was made.
 
-It reads what Core ML reads: the program of the ``.mlmodel`` and its ``weight.bin``. It is a reference
-for the artefact's numbers, not for speed, and does not stand in for Apple's hardware: products are
-summed in float32, and each value that the program declares float16 is rounded to it.
+It reads what Core ML reads: the program of the ``.mlmodel`` and its ``weight.bin``. It is a
+reference for the artefact's numbers, not for speed, and does not stand in for Apple's hardware:
+products are summed in float32, and each value that the program declares float16 is rounded to it.
 """
 
 from __future__ import annotations

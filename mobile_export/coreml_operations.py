@@ -1,8 +1,8 @@
 """What each operation of a Core ML program means, in torch.
 
-Written from Apple's reference of the MIL operations (iOS 15 to 18), independently of the conversion:
-an operation that is not here is refused, and so is a use of one that is not described here.
-Floats are float32, integers int64.
+Written from Apple's reference of the MIL operations (iOS 15 to 18), independently of the
+conversion: an operation that is not here is refused, and so is a use of one that is not described
+here. Floats are float32, integers int64.
 """
 
 from __future__ import annotations

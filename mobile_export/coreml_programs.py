@@ -1,7 +1,7 @@
 """The functions of a Core ML package: wrappers that only rename, their lengths and their states.
 
-``forward`` hears a whole recording and keeps nothing; ``step`` hears one chunk and keeps the stream's
-state inside Core ML. Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
+``forward`` hears a whole recording and keeps nothing; ``step`` hears one chunk and keeps the
+stream's state inside Core ML. Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ of 32 (github.com/apple/coremltools issue 2631), and a head is 36 or 40 wide."""
 
 
 def packed_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """How Core ML keeps a state: first axis as it is, all others in rows of 32, zeros at the end."""
+    """How Core ML keeps a state: first axis as it is, the others in rows of 32, zeros behind."""
     return (shape[0], -(-prod(shape[1:]) // STATE_ROW), STATE_ROW)
 
 
@@ -67,7 +67,7 @@ class Forward(nn.Module):
 
 
 class Step(nn.Module):
-    """``Forward`` of one chunk that goes on from the state in its buffers and leaves the next there.
+    """``Forward`` of one chunk, from the state in its buffers, which then hold the next one.
 
     Core ML makes a state of each buffer that is written to.
     """

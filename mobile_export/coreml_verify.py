@@ -5,9 +5,9 @@ several lengths of ``forward`` and several chunks of ``step``. For ``step`` ther
 Starting each call from the very state that the package left, eager must give the same; and going on
 from its own float32 state, eager must stay close, for a package keeps its state in float16.
 
-What float16 and compressed weights blur, such as another spelling of GELU, a comparison of programs
-shows: the package must follow, operation by operation, a float32 package of the same checkpoint that
-agrees with eager to float rounding.
+What float16 and compressed weights blur, such as another spelling of GELU, a comparison of
+programs shows: the package must follow, operation by operation, a float32 package of the same
+checkpoint that agrees with eager to float rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from torch import Tensor
 from mobile_export.coreml_card import MAIN, read_card
 from mobile_export.coreml_graph import Graph, other_program_faults
 from mobile_export.coreml_interpreter import Interpreter
-from mobile_export.coreml_programs import FORWARD, SAMPLE_COUNT, STEP, WAVEFORM, stream_shapes, unpack
+from mobile_export.coreml_programs import (
+    FORWARD,
+    SAMPLE_COUNT,
+    STEP,
+    WAVEFORM,
+    stream_shapes,
+    unpack,
+)
 from mobile_export.coreml_structure import (
     declared_states,
     file_faults,
@@ -125,8 +132,7 @@ def prove(student: Student, path: Path, exact: Mapping[str, Path] | None = None)
     """
     card = read_card(path)
     precision = card["precision"]
-    if EncoderConfig.from_dict(card["architecture"]) != student.config:
-        raise ExportError(f"{path} was made from another architecture than this checkpoint")
+    require_architecture(card, student, path)
     if precision not in MINIMUM_SNR_DB:
         raise ExportError(f"{path} has precision {precision!r}; known: {list(MINIMUM_SNR_DB)}")
     interpreter = Interpreter(path)
@@ -151,6 +157,16 @@ def prove(student: Student, path: Path, exact: Mapping[str, Path] | None = None)
     return Proof(found, agreement, faults)
 
 
+def require_architecture(card: Mapping[str, Any], student: Student, path: Path) -> None:
+    """Do nothing if a package was made from a student of this architecture.
+
+    Raises:
+        ExportError: it was made from another.
+    """
+    if EncoderConfig.from_dict(card["architecture"]) != student.config:
+        raise ExportError(f"{path} was made from another architecture than this checkpoint")
+
+
 def function_names(interpreter: Interpreter, card: Mapping[str, Any]) -> dict[str, str]:
     """For each function of the card its name in the package.
 
@@ -160,8 +176,8 @@ def function_names(interpreter: Interpreter, card: Mapping[str, Any]) -> dict[st
     named = {name: name if len(card["methods"]) > 1 else MAIN for name in card["methods"]}
     if set(named.values()) != set(interpreter.functions):
         raise ExportError(
-            f"{interpreter.path} holds the functions {sorted(interpreter.functions)}, its card says "
-            f"{sorted(named.values())}"
+            f"{interpreter.path} holds the functions {sorted(interpreter.functions)}, its card "
+            f"says {sorted(named.values())}"
         )
     return named
 

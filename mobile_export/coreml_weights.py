@@ -1,7 +1,7 @@
 """Constants of a saved Core ML program: immediate values and ``weight.bin``, read into torch.
 
-Layout of ``weight.bin`` (coremltools ``mlmodel/src/MILBlob/Blob/StorageFormat.hpp``): a header of 64
-bytes with the number of blobs and the version 2; each blob is described by 64 bytes: the mark
+Layout of ``weight.bin`` (coremltools ``mlmodel/src/MILBlob/Blob/StorageFormat.hpp``): a header of
+64 bytes with the number of blobs and the version 2; each blob is described by 64 bytes: the mark
 0xDEADBEEF, a data type, its size in bytes, where its data starts, and padding in bits. Values below
 a byte are packed, the first in the lowest bits.
 """
