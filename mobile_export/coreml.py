@@ -7,9 +7,10 @@ only on macOS it runs in Core ML itself too.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from mobile_export.coreml_predict import in_core_ml
 from mobile_export.coreml_programs import STEP, WAVEFORM, Function
 from mobile_export.coreml_verify import (
     MINIMUM_SNR_DB,
-    WEIGHT_ERROR,
+    NEARNESS,
     PackageAgreement,
+    Proof,
     function_names,
     prove,
     require_architecture,
@@ -105,7 +107,7 @@ def export_coreml(
         candidate = write_package(models, Path(folder) / path.name, card, author)
         del models
         report = _report(checkpoint, candidate, wanted, traces, Path(folder))
-        _require_passed(report, path)
+        require_passed(report, path)
         card["measured"] = {**card["measured"], "export": _summary(report)}
         describe(candidate, card, author)
         replace_package(candidate, path)
@@ -130,7 +132,7 @@ def verify_package(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
         report = _report(checkpoint, path, wanted, None, Path(folder))
-    _require_passed(report, path)
+    require_passed(report, path)
     return report
 
 
@@ -205,30 +207,54 @@ def _report(
         core_ml = in_core_ml(path, card, student.config)
         faults += core_ml.pop("faults", [])
     weights = path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    file = {
+        "name": path.name,
+        "bytes": size_bytes(path),
+        "weight_bytes": weights.stat().st_size if weights.is_file() else 0,
+    }
+    whole = Proof(proof.functions, proof.agreement, faults)
+    return export_report("mlpackage", precision, student, file, whole, exact_agreement, core_ml)
+
+
+def export_report(
+    target: str,
+    precision: str,
+    student: Student,
+    file: Mapping[str, Any],
+    proof: Proof,
+    float32_agreement: Mapping[str, Any],
+    core_ml: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that was found about an artefact, a JSON value.
+
+    ``float32_agreement`` is that of the float32 programs which the artefact had to follow.
+    """
     floor = needed_values(student) * _BITS[precision] // 8
     return {
         "format": "rdsdk-export-report",
         "version": 1,
-        "verdict": "refused" if faults else "passed",
-        "faults": faults,
-        "target": "mlpackage",
+        "verdict": "refused" if proof.faults else "passed",
+        "faults": proof.faults,
+        "target": target,
         "precision": precision,
         "experimental": precision in EXPERIMENTAL,
         "file": {
-            "name": path.name,
-            "bytes": size_bytes(path),
-            "weight_bytes": weights.stat().st_size if weights.is_file() else 0,
+            **file,
             "floor_bytes": floor,
-            "file_to_floor": round(size_bytes(path) / floor, 4),
+            "file_to_floor": round(file["bytes"] / floor, 4),
         },
         "thresholds": {
             "minimum_snr_db": MINIMUM_SNR_DB[precision],
-            "weight_error": WEIGHT_ERROR[precision],
+            "weights": {
+                key: limit
+                for key, limit in asdict(NEARNESS[precision]).items()
+                if math.isfinite(limit)
+            },
         },
         "methods": proof.functions,
         "agreement": _agreement(proof.agreement),
-        "float32_agreement": exact_agreement,
-        "core_ml": core_ml,
+        "float32_agreement": dict(float32_agreement),
+        "core_ml": dict(core_ml),
         "versions": {key: version(key) for key in ("rdsdk", "coremltools", "torch")},
     }
 
@@ -249,7 +275,12 @@ def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_passed(report: Mapping[str, Any], path: Path) -> None:
+def require_passed(report: Mapping[str, Any], path: Path) -> None:
+    """Do nothing if nothing was found at fault.
+
+    Raises:
+        ExportError: something is; says all of it.
+    """
     if report["faults"]:
         raise ExportError(
             f"{path} does not do what its checkpoint does: " + "; ".join(report["faults"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +14,34 @@ from mobile_export.coreml_interpreter import Interpreter
 CAST = frozenset({"cast"})
 MOVES = CAST | {"reshape", "transpose", "expand_dims", "squeeze", "identity"}
 """Operations that change no value."""
+MASKING = MOVES | {"add"}
 FLOAT16_ROUNDING = 1e-3
 SMALLEST_FLOAT16 = 1e-7
 """Float16 has steps of 6e-8 around zero."""
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How far weights of two and more dimensions may be from those they were made from.
+
+    ``largest`` bounds each difference, in parts of the largest weight of its output channel (first
+    axis); ``rms`` the root mean square of all differences, in parts of that of the tensor.
+    """
+
+    largest: float = math.inf
+    rms: float = math.inf
+
+    def allows(self, left: Tensor, right: Tensor) -> bool:
+        """Whether ``right`` is near enough to ``left``."""
+        difference = (left - right).abs()
+        near = True
+        if math.isfinite(self.largest):
+            rows = left.flatten(1).abs().amax(1).reshape(-1, *[1] * (left.ndim - 1))
+            near = bool((difference <= self.largest * rows + SMALLEST_FLOAT16).all())
+        if math.isfinite(self.rms):
+            allowed = self.rms * left.square().mean().sqrt() + SMALLEST_FLOAT16
+            near = near and bool(difference.square().mean().sqrt() <= allowed)
+        return near
 
 
 class Graph:
@@ -70,6 +97,19 @@ class Graph:
             value = before[0]
         return value
 
+    def behind(self, value: str, kind: str, through: frozenset[str]) -> list[str]:
+        """The nearest results of an operation of one kind from which a value is made, where all
+        operations in between are of the kinds ``through``."""
+        if self.type_of(value) == kind:
+            return [value]
+        if self.type_of(value) not in through:
+            return []
+        return [
+            found
+            for source in self.sources(self.maker[value])
+            for found in self.behind(source, kind, through)
+        ]
+
     @cached_property
     def depends(self) -> dict[str, frozenset[str]]:
         """For each value the inputs and states it is computed from."""
@@ -85,12 +125,12 @@ class Made(str):
     """The name of a value that some operation makes, or that is given."""
 
 
-def other_program_faults(exact: Graph, package: Graph, weight_error: float) -> list[str]:
+def other_program_faults(exact: Graph, package: Graph, nearness: Nearness) -> list[str]:
     """Where a function does not follow an exact one step by step; empty if it does.
 
     The same operations in the same order must take the same values, casts apart. Constants must be
     equal: integers and text exactly, floats to float16 rounding, and those of two and more
-    dimensions to ``weight_error`` of the largest in their output channel (first axis).
+    dimensions to ``nearness``.
     """
     steps = [op for op in exact.operations if op.type != "cast"]
     taken = [op for op in package.operations if op.type != "cast"]
@@ -104,7 +144,7 @@ def other_program_faults(exact: Graph, package: Graph, weight_error: float) -> l
             same = len(left) == len(right) and all(
                 package.back(b, CAST) == partner.get(exact.back(a, CAST))
                 if isinstance(a, Made) and isinstance(b, Made)
-                else _equal(a, b, weight_error)
+                else _equal(a, b, nearness)
                 for a, b in zip(left, right, strict=True)
             )
             if not same and name != "dtype":
@@ -119,16 +159,14 @@ def other_program_faults(exact: Graph, package: Graph, weight_error: float) -> l
     return faults
 
 
-def _equal(left: Any, right: Any, weight_error: float) -> bool:
+def _equal(left: Any, right: Any, nearness: Nearness) -> bool:
     if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
         return type(left) is type(right) and bool(left == right)
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
     if not left.is_floating_point():
         return bool((left == right).all())
-    if left.ndim < 2:
-        allowed = FLOAT16_ROUNDING * left.abs()
-    else:
-        allowed = weight_error * left.flatten(1).abs().amax(1)
-        allowed = allowed.reshape(-1, *[1] * (left.ndim - 1))
-    return bool(((left - right).abs() <= allowed + SMALLEST_FLOAT16).all())
+    if left.ndim >= 2:
+        return nearness.allows(left, right)
+    allowed = FLOAT16_ROUNDING * left.abs() + SMALLEST_FLOAT16
+    return bool(((left - right).abs() <= allowed).all())

@@ -6,14 +6,14 @@ Everything is read off the file, by following values from operation to operation
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mobile_export.coreml_graph import MOVES, Graph
+from mobile_export.coreml_graph import MASKING, MOVES, Graph
 from mobile_export.coreml_interpreter import Interpreter
 from mobile_export.coreml_programs import WAVEFORM, packed_shape, stream_shapes
 from rdsdk.models.config import EncoderConfig
@@ -79,10 +79,10 @@ def structure(interpreter: Interpreter, function: str) -> PackageStructure:
         if applied not in softmaxes:
             continue
         # A second softmax takes the map with the mask added; the first takes a product.
-        before = graph.back(graph.sources(graph.maker[applied], "x")[0], MOVES | {"add"})
-        if before in softmaxes:
+        before = graph.behind(graph.sources(graph.maker[applied], "x")[0], "softmax", MASKING)
+        if before:
             again.append(len(owners))
-            applied = before
+            applied = before[0]
         owners.append(roots.index(applied) if applied in roots else len(owners))
         roots.append(applied)
     writes = [op for op in graph.operations if op.type == "write_state"]
@@ -128,22 +128,19 @@ def _query_key_layers(graph: Graph, softmaxes: list[str]) -> tuple[str, ...]:
     found: list[str] = []
     through = MOVES | {"mul", "concat", "slice_by_index"}
     for softmax in softmaxes:
-        logits = graph.back(graph.sources(graph.maker[softmax], "x")[0], MOVES | {"add"})
-        if graph.type_of(logits) != "matmul":
-            continue
-        waiting = graph.sources(graph.maker[logits], "x", "y")
-        while waiting:
-            value = waiting.pop()
-            operation = graph.maker.get(value)
-            if operation is not None and operation.type == "linear":
-                found.append(value)
-            elif operation is not None and operation.type in through:
-                waiting += graph.sources(operation)
+        masked = graph.sources(graph.maker[softmax], "x")[0]
+        for logits in graph.behind(masked, "matmul", MASKING):
+            for factor in graph.sources(graph.maker[logits], "x", "y"):
+                found += graph.behind(factor, "linear", through)
     return tuple(found)
 
 
 def structure_faults(
-    student: Student, function: str, found: PackageStructure, states: Mapping[str, Any]
+    student: Student,
+    function: str,
+    found: PackageStructure,
+    states: Mapping[str, Any],
+    free: Collection[str] = (),
 ) -> list[str]:
     """What a function computes otherwise than its student; a sentence each, none if all is well.
 
@@ -151,6 +148,7 @@ def structure_faults(
         student: the checkpoint's, weight norm folded.
         function: its name, for the sentences.
         states: the states that it should declare, by name, with their packed shapes.
+        free: outputs that say how much was heard, not what.
     """
     config, faults = student.config, []
     groups = len({owner for layer, owner in enumerate(config.map_owner) if layer != owner})
@@ -176,8 +174,9 @@ def structure_faults(
         if got != wanted:
             faults.append(f"{function} has {what} {got}, its student {wanted}")
     for result, sources in found.depends.items():
-        free = result.removeprefix("state ") in FREE_OF_WAVEFORM
-        needed = {*(() if free else (WAVEFORM,)), *(() if result.startswith("state ") else states)}
+        state = result.startswith("state ")
+        silent = result in free or (state and result.removeprefix("state ") in FREE_OF_WAVEFORM)
+        needed = {*(() if silent else (WAVEFORM,)), *(() if state else states)}
         if missing := sorted(needed - sources):
             faults.append(f"{result} of {function} does not depend on {missing}")
     return faults

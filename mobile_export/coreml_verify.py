@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mobile_export.coreml_card import MAIN, read_card
-from mobile_export.coreml_graph import Graph, other_program_faults
+from mobile_export.coreml_graph import Graph, Nearness, other_program_faults
 from mobile_export.coreml_interpreter import Interpreter
 from mobile_export.coreml_programs import (
     FORWARD,
@@ -51,8 +51,14 @@ MINIMUM_SNR_DB = {"fp32": 90.0, "fp16": 35.0, "int8": 14.0, "palette6": 8.0, "pa
 """Least ratio of signal to noise of any output of any call, in decibels."""
 STATE_SNR_DB = 55.0
 """The same of a state, and of outputs that follow from states: rounded to float16, 73 is usual."""
-WEIGHT_ERROR = {"fp32": 0.0, "fp16": 1e-3, "int8": 5e-3, "palette6": 0.15, "palette4": 0.6}
-"""Largest difference of a weight, of the largest in its output channel."""
+NEARNESS = {
+    "fp32": Nearness(largest=0.0),
+    "fp16": Nearness(largest=1e-3),
+    "int8": Nearness(largest=6e-3),
+    "palette6": Nearness(rms=0.06),
+    "palette4": Nearness(rms=0.2),
+}
+"""Of the weights to those of a float32 package. int8: half a step is 1/254, and float16 rounds."""
 STEPS = 6
 
 
@@ -85,6 +91,20 @@ class PackageAgreement:
             self.frames += same.numel()
             self.same_symbol = total / self.frames
         self.calls += 1
+
+    def add_stream(
+        self,
+        following: Mapping[str, Tensor],
+        kept: Mapping[str, Tensor],
+        alone: Mapping[str, Tensor],
+        got: Mapping[str, Tensor],
+    ) -> None:
+        """Take into account the state that a call leaves, and eager that keeps its own."""
+        for name, tensor in following.items():
+            ratio = snr_db(tensor.numpy(), kept[name].numpy())
+            self.worst_state_snr_db = min(self.worst_state_snr_db, ratio)
+        for name, tensor in alone.items():
+            self.stream_snr_db = min(self.stream_snr_db, snr_db(tensor.numpy(), got[name].numpy()))
 
     def faults(self, precision: str) -> list[str]:
         """What is further off than the precision explains."""
@@ -146,9 +166,7 @@ def prove(student: Student, path: Path, exact: Mapping[str, Path] | None = None)
         faults += structure_faults(student, name, shape, states)
         if exact is not None:
             other = Graph(Interpreter(exact[name]), MAIN)
-            differing = other_program_faults(
-                other, Graph(interpreter, own), WEIGHT_ERROR[precision]
-            )
+            differing = other_program_faults(other, Graph(interpreter, own), NEARNESS[precision])
             faults += [f"{name}: {fault}" for fault in differing]
     agreement = PackageAgreement()
     if not faults:
@@ -208,10 +226,8 @@ def recordings(card: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, int | Non
     """
     lengths = card["package"]["lengths"][FORWARD]
     if not lengths:
-        usual = [card["methods"][FORWARD]["min_samples"], 2 * SAMPLE_RATE + 123, 7 * SAMPLE_RATE]
-        for seed, samples in enumerate(usual):
-            sound = probe_sound(samples / SAMPLE_RATE, seed)[:samples]
-            yield f"{samples} samples", torch.from_numpy(sound)[None], None
+        for label, waveform in usual_recordings(card["methods"][FORWARD]["min_samples"]):
+            yield label, waveform, None
         return
     for seed, length in enumerate(lengths):
         for samples in (length, 4 * length // 5 + 11):
@@ -220,6 +236,13 @@ def recordings(card: Mapping[str, Any]) -> Iterator[tuple[str, Tensor, int | Non
             sound[samples:] = noise[samples:]
             label = f"{samples} samples padded to {length}"
             yield label, torch.from_numpy(sound)[None], samples
+
+
+def usual_recordings(least_samples: int) -> Iterator[tuple[str, Tensor]]:
+    """A label and a waveform (1, S) each, where any length may be heard."""
+    for seed, samples in enumerate([least_samples, 2 * SAMPLE_RATE + 123, 7 * SAMPLE_RATE]):
+        sound = probe_sound(samples / SAMPLE_RATE, seed)[:samples]
+        yield f"{samples} samples", torch.from_numpy(sound)[None]
 
 
 def chunks(config: EncoderConfig) -> list[Tensor]:
@@ -258,9 +281,5 @@ def _compare_stream(
         alone, own = eager(student, waveform, own)
         got, packed = interpreter.run(function, {WAVEFORM: waveform}, packed)
         agreement.add(f"chunk {number + 1}", expected, got)
-        for name, tensor in following._asdict().items():
-            ratio = snr_db(tensor.numpy(), unpack(packed[name], shapes[name]).numpy())
-            agreement.worst_state_snr_db = min(agreement.worst_state_snr_db, ratio)
-        for name, tensor in alone.items():
-            ratio = snr_db(tensor.numpy(), got[name].numpy())
-            agreement.stream_snr_db = min(agreement.stream_snr_db, ratio)
+        kept = {name: unpack(packed[name], shapes[name]) for name in shapes}
+        agreement.add_stream(following._asdict(), kept, alone, got)
