@@ -110,6 +110,7 @@ def export_coreml(
         require_passed(report, path)
         card["measured"] = {**card["measured"], "export": _summary(report)}
         describe(candidate, card, author)
+        report["file"]["bytes"] = size_bytes(candidate)
         replace_package(candidate, path)
     return ExportedPackage(path, size_bytes(path), card, report)
 
