@@ -78,9 +78,7 @@ def exact_packages(
     """A float32 Core ML package of each function of the streaming student."""
     folder = tmp_path_factory.mktemp("exact")
     return {
-        name: export_coreml(
-            streaming, folder / f"{name}.mlpackage", "fp32", functions=[name]
-        ).path
+        name: export_coreml(streaming, folder / f"{name}.mlpackage", "fp32", functions=[name]).path
         for name in ("forward", "step")
     }
 
@@ -109,7 +107,8 @@ def edited(tmp_path: Path) -> Callable[[Path, Callable[[Any], None]], Path]:
 
     def edit(package: Path, change: Callable[[Any], None]) -> Path:
         path = tmp_path / "edited.mlpackage"
-        shutil.copytree(package, path, dirs_exist_ok=True)
+        if path != package:
+            shutil.copytree(package, path)
         model = read_model(path)
         change(model)
         (path / MODEL).write_bytes(model.SerializeToString())
