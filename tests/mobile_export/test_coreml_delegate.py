@@ -17,6 +17,7 @@ from mobile_export.coreml_delegate import (
 )
 from rdsdk.errors import ExportError, ModelError
 from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.runtime.recognizer import bundled_models
 from tests.mobile_export.conftest import STREAMING, make_checkpoint
 
 
@@ -65,11 +66,9 @@ def test_the_package_of_another_student_is_refused(
     assert "int8 needs 14 dB" in found
 
 
-def test_a_method_with_something_outside_the_delegate_is_refused(
-    streaming_fp32: ExportedPackage, tmp_path: Path
-) -> None:
+def test_a_method_with_something_outside_the_delegate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="all of it must be one call of Core ML's"):
-        unpack_delegate(streaming_fp32.path, tmp_path / "package")
+        unpack_delegate(bundled_models()["digits"], tmp_path / "package")
 
 
 def test_a_failed_check_leaves_no_file(

@@ -1,4 +1,4 @@
-"""The interpreter of saved packages: its operations beside coremltools' own, and what it refuses."""
+"""The interpreter of packages: its operations beside coremltools' own, and what it refuses."""
 
 from __future__ import annotations
 
