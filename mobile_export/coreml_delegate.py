@@ -39,10 +39,11 @@ from mobile_export.coreml_verify import (
     Proof,
     chunks,
     eager,
+    require_architecture,
     usual_recordings,
 )
 from mobile_export.programs import Method, card, methods
-from rdsdk.errors import ExportError
+from rdsdk.errors import ExportError, ModelError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.state import EncoderState
 from rdsdk.models.student import Student
@@ -88,6 +89,41 @@ def export_coreml_pte(
         require_passed(report, path)
         candidate.replace(path)
     return ExportedPackage(path, path.stat().st_size, description, report)
+
+
+def verify_coreml_pte(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
+    """Prove a ``.pte`` of ``export_coreml_pte`` again, from the file and the checkpoint alone.
+
+    Raises:
+        ModelError: it is no ``.pte``, or damaged.
+        ExportError: it was made from another architecture, or does not do what the checkpoint does.
+    """
+    path, student = Path(path), reference(checkpoint)
+    description = read_delegate_card(path)
+    require_architecture(description, student, path)
+    with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
+        method, precision = delegated_method(student), description["precision"]
+        report = _report(student, method, path, precision, Path(folder))
+    require_passed(report, path)
+    return report
+
+
+def read_delegate_card(path: Path) -> dict[str, Any]:
+    """The card of a ``.pte``, read from its bytes: no runtime here has the delegate.
+
+    Raises:
+        ModelError: it is no ``.pte``, damaged, or without a card.
+    """
+    for plan in _program(path).execution_plan:
+        if plan.name == "card":
+            return dict(json.loads(plan.values[plan.outputs[0]].val.string_val))
+    raise ModelError(f"{path} has no card of rdsdk; export the model again")
+
+
+def _program(path: Path) -> Any:
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    return deserialize_pte_binary(read_artefact(path)).program
 
 
 def delegated_method(student: Student) -> Method:
@@ -170,9 +206,8 @@ def unpack_delegate(path: Path, folder: Path) -> Delegated:
         ExportError: something is outside the delegate, or the delegate is not Core ML's.
     """
     from executorch.backends.apple.coreml import executorchcoreml
-    from executorch.exir._serialize._program import deserialize_pte_binary
 
-    program = deserialize_pte_binary(read_artefact(path)).program
+    program = _program(path)
     plans = [plan for plan in program.execution_plan if plan.name == FORWARD]
     if len(plans) != 1:
         raise ExportError(f"{path} has no method {FORWARD}")

@@ -13,7 +13,9 @@ from mobile_export.coreml_delegate import (
     delegated_method,
     export_coreml_pte,
     prove_delegate,
+    read_delegate_card,
     unpack_delegate,
+    verify_coreml_pte,
 )
 from rdsdk.errors import ExportError, ModelError
 from rdsdk.models.checkpoint import Checkpoint
@@ -47,6 +49,21 @@ def test_all_of_the_method_is_one_call_of_core_ml(
     assert len(unpacked.outputs) == len(method["outputs"]) == 6
     assert unpacked.inputs[0] == "waveform"
     assert [item.name for item in exported.path.parent.iterdir()] == ["tiny.pte"]
+
+
+def test_a_file_is_proven_again_later(
+    streaming: Checkpoint, full_context: Checkpoint, exported: ExportedPackage
+) -> None:
+    assert read_delegate_card(exported.path) == exported.card
+    report = verify_coreml_pte(streaming, exported.path)
+    assert report["agreement"] == exported.report["agreement"]
+    with pytest.raises(ExportError, match="another architecture"):
+        verify_coreml_pte(full_context, exported.path)
+    changed = make_checkpoint(STREAMING)
+    # Too little to be seen beside what int8 costs.
+    changed.student.encoder.layers[1].ffn_out.bias.data += 1e-3  # type: ignore[union-attr,operator]
+    with pytest.raises(ExportError, match=r"bias of linear .* differs"):
+        verify_coreml_pte(changed, exported.path)
 
 
 def test_the_package_of_another_student_is_refused(
