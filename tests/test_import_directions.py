@@ -43,6 +43,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rdsdk.errors",
         "rdsdk.runtime.artefact",
     ),
+    "mobile_export.coreml_delegate": (
+        "rdsdk.models",
+        "rdsdk.decoding.vocabulary",
+        "rdsdk.errors",
+        "rdsdk.runtime.artefact",
+    ),
     "demo_app": ("rdsdk",),
 }
 
