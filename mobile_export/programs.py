@@ -54,13 +54,15 @@ class Features(nn.Module):
 
     def __init__(self, student: Student, layers: Sequence[int]) -> None:
         super().__init__()
-        self.student = student
+        # Not the student: the weights of its head would be stored again, read by nothing.
+        self.extractor = student.extractor
+        self.encoder = student.encoder
         self.layers = tuple(layers)
 
     def forward(self, waveform: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        output, following = self.student(waveform, EncoderState(*state) if state else None)
-        chosen = [output.hidden[layer - 1] for layer in self.layers]
-        return (*chosen, *(following if state else ()))
+        frames = self.extractor(waveform)
+        hidden, following = self.encoder(frames, EncoderState(*state) if state else None)
+        return (*(hidden[layer - 1] for layer in self.layers), *(following if state else ()))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,11 @@ class Method:
 
 
 def folded(student: Student) -> Student:
-    """Weight norm folded into its weight, in place: same function, no norm in every call."""
+    """Weight norm folded into its weight and the heads of distillation left out, in place.
+
+    The same function, without a norm in every call and weights that no method reads.
+    """
+    student.projections = None
     conv = student.encoder.position_conv.conv
     if parametrize.is_parametrized(conv, "weight"):
         parametrize.remove_parametrizations(conv, "weight")

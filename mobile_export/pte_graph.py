@@ -58,7 +58,7 @@ class Graph:
     outputs: tuple[Value, ...]
     shapes: dict[Value, tuple[int, ...]]
     weights: frozenset[str]
-    """Names of the stored weights that it uses."""
+    """Names of the stored weights that its nodes read."""
 
     @cached_property
     def writer(self) -> dict[Value, Node]:
@@ -152,7 +152,7 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
     }
     shapes: dict[Value, tuple[int, ...]] = {(0, i): tuple(t.sizes) for i, t in tensors.items()}
     constants = {i for i, t in tensors.items() if t.allocation_info is None and t.data_buffer_idx}
-    weights = {f"constant {tensors[i].data_buffer_idx}" for i in constants}
+    weights: set[str] = set()
     written = constants | set(plan.inputs)
     nodes: list[Node] = []
     calls = 0
@@ -166,6 +166,7 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
             reads = tuple((0, i) for i in given if i in written)
             nodes.append(Node(name, reads, tuple((0, i) for i in fresh), None))
             written.update(fresh)
+            weights.update(f"constant {tensors[i].data_buffer_idx}" for i in constants & set(given))
         elif isinstance(call, schema.DelegateCall):
             calls += 1
             delegate = plan.delegates[call.delegate_index]
@@ -177,6 +178,8 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
             outside = [(0, i) for i in _tensors(plan, call.args)]
             nodes += _delegated(payload, calls, outside, shapes)
             written.update(i for _, i in outside)
+            used = constants & {i for _, i in outside}
+            weights.update(f"constant {tensors[i].data_buffer_idx}" for i in used)
             weights.update(c["named_key"] for c in payload["constant_data"] if c["named_key"])
         elif not isinstance(call, schema.FreeCall):
             raise ExportError(f"the method {plan.name} holds {type(call).__name__}: control flow")

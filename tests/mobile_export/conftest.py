@@ -47,8 +47,11 @@ def make_checkpoint(config: EncoderConfig, text: bool = True, seed: int = 2) -> 
 
 
 def make_small(config: EncoderConfig = SMALL, seed: int = 2) -> Checkpoint:
-    """A checkpoint whose biases matter, too."""
+    """A checkpoint whose biases matter, too, and with the projection heads of distillation."""
     made = make_checkpoint(config, seed=seed)
+    with_heads = Student(config, made.student.symbols, projection_width=64)
+    with_heads.load_state_dict(made.student.state_dict(), strict=False)
+    made.student = with_heads.eval()
     for name, parameter in made.student.named_parameters():
         if name.endswith("bias") and parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.3)

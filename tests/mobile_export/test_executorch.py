@@ -13,7 +13,7 @@ import torch
 
 import mobile_export.executorch as executorch_room
 from mobile_export.executorch import Exported, export
-from mobile_export.programs import Method, folded, methods
+from mobile_export.programs import Method, exported_parameters, folded, methods
 from mobile_export.progress import silent
 from mobile_export.pte_graph import read_graph
 from mobile_export.quantize import quantize
@@ -69,7 +69,7 @@ def test_the_methods_of_a_file_share_one_copy_of_the_weights(
 ) -> None:
     graph = read_graph(read_artefact(small_fp32.path))
     assert set(graph.methods) == {"forward", "step", "features"}
-    floats = 4 * small.student.parameter_count()
+    floats = 4 * exported_parameters(small.student)
     assert floats <= graph.weight_bytes < 1.1 * floats
     assert small_fp32.report.file["weight_bytes"] == graph.weight_bytes
     assert small_fp32.size_bytes > graph.weight_bytes
@@ -85,15 +85,21 @@ def test_the_methods_of_a_file_share_one_copy_of_the_weights(
     assert any("stored more than once" in fault for fault in faults)
     assert any("never used" in fault for fault in faults)
     assert small_int8.report.file["weight_bytes"] < graph.weight_bytes
-    assert small_int8.report.file["floor_bytes"] == small.student.parameter_count()
+    assert small_int8.report.file["floor_bytes"] == exported_parameters(small.student)
 
 
-def test_projection_heads_are_neither_exported_nor_counted(small: Checkpoint) -> None:
-    with_heads = Student(SMALL, small.student.symbols, projection_width=16)
-    made = executorch_room.card(
-        Checkpoint(with_heads, small.vocabulary), methods(with_heads), "heads", "fp32"
-    )
-    assert made["parameters"] == small.student.parameter_count()
+def test_projection_heads_are_neither_exported_nor_counted(
+    small: Checkpoint, small_fp32: Exported
+) -> None:
+    heads = small.student.projections
+    assert heads is not None
+    size = 4 * sum(parameter.numel() for parameter in heads.parameters())
+    floats = 4 * exported_parameters(small.student)
+    assert floats + size == 4 * small.student.parameter_count()
+    # With them there were more bytes than that.
+    assert size > 10_000
+    assert small_fp32.report.file["weight_bytes"] < floats + size / 4
+    assert Program(small_fp32.path).card.parameters == exported_parameters(small.student)
 
 
 def test_the_card_is_in_the_file_and_the_runtime_needs_nothing_else(
