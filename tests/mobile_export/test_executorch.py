@@ -70,7 +70,8 @@ def test_the_methods_of_a_file_share_one_copy_of_the_weights(
     graph = read_graph(read_artefact(small_fp32.path))
     assert set(graph.methods) == {"forward", "step", "features"}
     floats = 4 * exported_parameters(small.student)
-    assert floats <= graph.weight_bytes < 1.1 * floats
+    # A little less: the norms of a fresh student are alike, and stored once.
+    assert 0.95 * floats < graph.weight_bytes < 1.05 * floats
     assert small_fp32.report.file["weight_bytes"] == graph.weight_bytes
     assert small_fp32.size_bytes > graph.weight_bytes
     # features uses what forward uses, and neither the head nor anything of its own.
