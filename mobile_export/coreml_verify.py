@@ -40,7 +40,7 @@ from mobile_export.coreml_structure import (
     structure_faults,
 )
 from mobile_export.programs import chunk_samples
-from mobile_export.verify import probe_sound, snr_db
+from mobile_export.agreement import probe_sound, snr_db
 from rdsdk.errors import ExportError
 from rdsdk.models.config import SAMPLE_RATE, EncoderConfig
 from rdsdk.models.extractor import frame_count

@@ -1,0 +1,116 @@
+"""Word error rates of an artefact and of its checkpoint on one manifest, decoded alike.
+
+Both hear every recording in one stream from the same beginning, and the same greedy decoder reads
+both, so that a difference is the artefact's doing and not that of endpoint rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ExportError
+from rdsdk.evaluation.cli import evaluate
+from rdsdk.evaluation.transcribers import heard_log_probs, text_of
+from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.runtime.program import Output, Program
+from rdsdk.runtime.stream import frame_source
+
+MAXIMUM_WER_LOSS = 0.005
+"""How much higher an artefact's word error rate may be than its checkpoint's: 0.5 absolute."""
+
+LogProbs = Callable[[np.ndarray], torch.Tensor]
+"""A recording (S,) at 16 kHz -> log_probs (T, V)."""
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Word errors of both on the same recordings; rates from 0 on."""
+
+    manifest: str
+    clips: int
+    words: int
+    checkpoint_wer: float
+    artefact_wer: float
+    differing_clips: int
+    """Recordings of which the two wrote different text."""
+
+    @property
+    def lost(self) -> float:
+        """How much higher the artefact's rate is."""
+        return self.artefact_wer - self.checkpoint_wer
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON value for the report."""
+        return {
+            "manifest": self.manifest,
+            "clips": self.clips,
+            "words": self.words,
+            "checkpoint_wer": round(self.checkpoint_wer, 5),
+            "artefact_wer": round(self.artefact_wer, 5),
+            "differing_clips": self.differing_clips,
+        }
+
+
+def word_errors(checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str) -> WordErrors:
+    """Transcribe a manifest with the checkpoint and with ``heard``, an artefact's log_probs.
+
+    Raises:
+        DataError: the manifest or a recording cannot be read, or a recording has no text.
+        ExportError: the student writes no text, or the manifest holds no words.
+    """
+    vocabulary = checkpoint.vocabulary
+    if vocabulary is None:
+        raise ExportError(
+            "this checkpoint writes no text, so it has no word error rate; leave the manifest out"
+        )
+    cuts = read_cuts(manifest)
+    student = checkpoint.student.eval()
+    reference = evaluate(
+        _transcriber(lambda samples: heard_log_probs(student, samples), vocabulary),
+        cuts,
+        "checkpoint",
+    )
+    found = evaluate(_transcriber(heard, vocabulary), cuts, "artefact")
+    words = reference.rates.words.reference
+    if not words:
+        raise ExportError(f"{manifest} holds no words, so no word error rate can be measured on it")
+    return WordErrors(
+        Path(manifest).name,
+        len(reference.ids),
+        words,
+        reference.rates.wer,
+        found.rates.wer,
+        sum(a != b for a, b in zip(reference.hypotheses, found.hypotheses, strict=True)),
+    )
+
+
+def program_log_probs(program: Program) -> LogProbs:
+    """What a ``.pte`` hears, in the calls that the runtime makes of a recording."""
+
+    def heard(samples: np.ndarray) -> torch.Tensor:
+        frames = frame_source(program)
+        return torch.from_numpy(
+            np.concatenate(
+                list(_log_probs(frames.feed(samples))) + list(_log_probs(frames.finish()))
+            )
+        )
+
+    return heard
+
+
+def _log_probs(outputs: Iterator[Output]) -> Iterator[np.ndarray]:
+    for output in outputs:
+        assert output.log_probs is not None
+        yield output.log_probs
+
+
+def _transcriber(heard: LogProbs, vocabulary: Vocabulary) -> Callable[[np.ndarray], str]:
+    return lambda samples: text_of(heard(samples), vocabulary)
