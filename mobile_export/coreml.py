@@ -44,8 +44,10 @@ from mobile_export.coreml_verify import (
 )
 from mobile_export.programs import folded
 from mobile_export.vectors import Step
+from mobile_export.verify import for_its_latency
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import EncoderConfig
 from rdsdk.models.student import Student
 
 SUFFIX = ".mlpackage"
@@ -108,7 +110,7 @@ def export_coreml(
         del models
         report = _report(checkpoint, candidate, wanted, traces, Path(folder))
         require_passed(report, path)
-        card["measured"] = {**card["measured"], "export": _summary(report)}
+        card["verification"] = summary(report)
         describe(candidate, card, author)
         report["file"]["bytes"] = size_bytes(candidate)
         replace_package(candidate, path)
@@ -122,8 +124,16 @@ def verify_package(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
         ModelError: it cannot be read or run.
         ExportError: it was made from another architecture or does not do what the checkpoint does.
     """
+    report = examine_package(checkpoint, path)
+    require_passed(report, Path(path))
+    return report
+
+
+def examine_package(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
+    """The same, with what is wrong among the report's ``faults``."""
     path = Path(path)
     card = read_card(path)
+    checkpoint = for_its_latency(checkpoint, EncoderConfig.from_dict(card["architecture"]))
     lengths = card["package"]["lengths"].get(coreml_programs.FORWARD, [])
     rate = card["sample_rate"]
     student = reference(checkpoint)
@@ -132,9 +142,7 @@ def verify_package(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
         student, list(card["methods"]), [samples / rate for samples in lengths]
     )
     with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
-        report = _report(checkpoint, path, wanted, None, Path(folder))
-    require_passed(report, path)
-    return report
+        return _report(checkpoint, path, wanted, None, Path(folder))
 
 
 def package_step(path: Path | str) -> Step:
@@ -264,7 +272,8 @@ def _agreement(agreement: PackageAgreement) -> dict[str, Any] | None:
     return agreement.to_dict() if agreement.calls else None
 
 
-def _summary(report: Mapping[str, Any]) -> dict[str, Any]:
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a report goes into the card."""
     agreement = report["agreement"]
     return {
         "verdict": report["verdict"],

@@ -22,6 +22,7 @@ from mobile_export.coreml import (
     export_report,
     reference,
     require_passed,
+    summary,
 )
 from mobile_export.coreml_card import MAIN
 from mobile_export.coreml_conversion import (
@@ -42,9 +43,12 @@ from mobile_export.coreml_verify import (
     require_architecture,
     usual_recordings,
 )
+from mobile_export.executorch import RESERVED_CARD_BYTES, completed
 from mobile_export.programs import Method, card, methods
+from mobile_export.verify import for_its_latency
 from rdsdk.errors import ExportError, ModelError
 from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import EncoderConfig
 from rdsdk.models.state import EncoderState
 from rdsdk.models.student import Student
 from rdsdk.runtime.artefact import read_artefact, seal
@@ -84,9 +88,13 @@ def export_coreml_pte(
     description = card(checkpoint, {FORWARD: method}, name or path.stem, precision, measured)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         candidate = Path(folder) / path.name
-        candidate.write_bytes(seal(lower_to_core_ml(method, json.dumps(description), precision)))
+        blank_card = json.dumps(description) + " " * RESERVED_CARD_BYTES
+        program = lower_to_core_ml(method, blank_card, precision)
+        candidate.write_bytes(seal(program))
         report = _report(student, method, candidate, precision, Path(folder))
         require_passed(report, path)
+        description["verification"] = summary(report)
+        candidate.write_bytes(seal(completed(program, blank_card, description)))
         candidate.replace(path)
     return ExportedPackage(path, path.stat().st_size, description, report)
 
@@ -98,14 +106,21 @@ def verify_coreml_pte(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any
         ModelError: it is no ``.pte``, or damaged.
         ExportError: it was made from another architecture, or does not do what the checkpoint does.
     """
-    path, student = Path(path), reference(checkpoint)
+    report = examine_coreml_pte(checkpoint, path)
+    require_passed(report, Path(path))
+    return report
+
+
+def examine_coreml_pte(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
+    """The same, with what is wrong among the report's ``faults``."""
+    path = Path(path)
     description = read_delegate_card(path)
+    config = EncoderConfig.from_dict(description["architecture"])
+    student = reference(for_its_latency(checkpoint, config))
     require_architecture(description, student, path)
     with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
         method, precision = delegated_method(student), description["precision"]
-        report = _report(student, method, path, precision, Path(folder))
-    require_passed(report, path)
-    return report
+        return _report(student, method, path, precision, Path(folder))
 
 
 def read_delegate_card(path: Path) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobile_export.agreement import snr_db
 from mobile_export.coreml_conversion import coremltools
 from mobile_export.coreml_interpreter import Interpreter
 from mobile_export.coreml_programs import FORWARD, SAMPLE_COUNT, STEP, WAVEFORM
 from mobile_export.coreml_verify import MINIMUM_SNR_DB, chunks, function_names, recordings
-from mobile_export.agreement import snr_db
 from rdsdk.models.config import EncoderConfig
 from rdsdk.models.extractor import frame_count
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobile_export.agreement import probe_sound, snr_db
 from mobile_export.coreml_card import MAIN, read_card
 from mobile_export.coreml_graph import Graph, Nearness, other_program_faults
 from mobile_export.coreml_interpreter import Interpreter
@@ -40,7 +41,6 @@ from mobile_export.coreml_structure import (
     structure_faults,
 )
 from mobile_export.programs import chunk_samples
-from mobile_export.agreement import probe_sound, snr_db
 from rdsdk.errors import ExportError
 from rdsdk.models.config import SAMPLE_RATE, EncoderConfig
 from rdsdk.models.extractor import frame_count

@@ -143,15 +143,22 @@ def export(
         candidate.write_bytes(seal(program))
         report = verify(checkpoint, candidate, manifest, progress)
         description["verification"] = report.summary()
-        candidate.write_bytes(seal(_with_card(program, blank_card, description)))
+        candidate.write_bytes(seal(completed(program, blank_card, description)))
         report.write(report_path(candidate))
         candidate.replace(path)
         report_path(candidate).replace(report_path(path))
     return Exported(path, report_path(path), path.stat().st_size, description, report)
 
 
-def _with_card(program: bytes, old: str, description: Mapping[str, Any]) -> bytes:
-    """The same program, byte for byte, but for the card."""
+def completed(program: bytes, old: str, description: Mapping[str, Any]) -> bytes:
+    """The same program, byte for byte, but for the card.
+
+    Args:
+        old: the card as it was lowered, ``RESERVED_CARD_BYTES`` blanks behind it.
+
+    Raises:
+        ExportError: the new card is too long, or the old one is not there.
+    """
     new = json.dumps(description).ljust(len(old))
     if len(new) != len(old) or program.count(old.encode()) != 1:
         raise ExportError("the card cannot be completed: it does not stand in the program as given")

@@ -15,7 +15,9 @@
   ``worst_snr_db`` (artefact to float32 checkpoint, worst call), ``worst_twin_snr_db`` (artefact to
   the same quantised student in torch), ``snr_db`` and ``twin_to_checkpoint_snr_db`` (over all
   calls: what the artefact, and its precision by itself, costs); null if the structure was refused;
-- ``words``: word error rates of both on a manifest, or null without one.
+- ``words``: word error rates of both on a manifest, or null without one;
+- of Core ML's targets: ``experimental``; ``float32_agreement`` of the float32 programs that the
+  artefact had to follow; ``core_ml``, whether it ran in Core ML itself, and what came of it.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ class Report:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     agreement: dict[str, Any] | None = None
     words: dict[str, Any] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    """What only one target has."""
 
     @property
     def passed(self) -> bool:
@@ -80,6 +84,7 @@ class Report:
             "methods": self.methods,
             "agreement": self.agreement,
             "words": self.words,
+            **self.more,
             "versions": self.versions,
         }
 
@@ -107,10 +112,11 @@ class Report:
                 f"{file['floor_bytes'] / 1e6:.2f} MB of its parameters in {self.precision}"
             )
         if self.agreement is not None:
+            twin = self.agreement.get("worst_twin_snr_db")
             said.append(
                 f"agrees with the checkpoint to {self.agreement['worst_snr_db']} dB at worst "
-                f"({self.agreement['worst']}; {self.agreement['calls']} calls), with the quantised "
-                f"student in torch to {self.agreement['worst_twin_snr_db']} dB"
+                f"({self.agreement['worst']}; {self.agreement['calls']} calls)"
+                + ("" if twin is None else f", with the quantised student in torch to {twin} dB")
             )
         said += [_method_line(name, method) for name, method in self.methods.items()]
         if self.words is not None:
@@ -144,7 +150,9 @@ def outside_share(method: Mapping[str, Any]) -> float | None:
 
 
 def _method_line(name: str, method: Mapping[str, Any]) -> str:
-    line = f"{name}: {method.get('delegate_calls', 0)} delegate calls"
+    if "delegate_calls" not in method:
+        return f"{name}: {method['softmaxes']} softmaxes, one an attention map"
+    line = f"{name}: {method['delegate_calls']} delegate calls"
     time = method.get("time")
     if time is None:
         return line

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mobile_export import executorch, verify
+from mobile_export import (
+    coreml,
+    coreml_conversion,
+    coreml_delegate,
+    coreml_targets,
+    executorch,
+    verify,
+)
 from mobile_export.quantize import PRECISIONS
 from mobile_export.report import Report
 from mobile_export.vectors import Step
@@ -49,6 +56,19 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "pte": Target(".pte", tuple(PRECISIONS), executorch.export, verify.examine),
+    "mlpackage": Target(
+        coreml.SUFFIX,
+        tuple(coreml_conversion.PRECISIONS),
+        coreml_targets.export_package,
+        coreml_targets.examine_package,
+        coreml_targets.package_kit,
+    ),
+    "coreml-pte": Target(
+        ".pte",
+        coreml_delegate.PRECISIONS,
+        coreml_targets.export_delegate,
+        coreml_targets.examine_delegate,
+    ),
 }
 
 
@@ -66,6 +86,18 @@ def target_named(name: str, precision: str) -> Target:
             f"{name} has no precision {precision!r}; it has {', '.join(target.precisions)}"
         )
     return target
+
+
+def target_of(artefact: Path) -> str:
+    """The name of the target that an artefact is of: by its ending, and what a ``.pte`` calls.
+
+    Raises:
+        ExportError: there is none with such an ending.
+    """
+    name = target_of_suffix(artefact.suffix)
+    if name == "pte" and artefact.is_file() and b"CoreMLBackend" in artefact.read_bytes():
+        return "coreml-pte"
+    return name
 
 
 def target_of_suffix(suffix: str) -> str:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mobile_export.agreement import Agreement, compare, probe_sound, snr_db
+from mobile_export.listening import LogProbs, program_log_probs
 from mobile_export.outside_time import outside_times
 from mobile_export.programs import exported_parameters, folded
 from mobile_export.progress import Progress, silent
@@ -82,7 +83,7 @@ def examine(
     path = Path(path)
     program = Program(path)
     card = program.card
-    checkpoint = _for_its_latency(checkpoint, EncoderConfig.from_dict(card.architecture))
+    checkpoint = for_its_latency(checkpoint, EncoderConfig.from_dict(card.architecture))
     student = checkpoint.student.eval()
     if card.precision not in MINIMUM_SNR_DB or card.precision not in PRECISIONS:
         raise ExportError(f"{path} has precision {card.precision!r}; known: {list(MINIMUM_SNR_DB)}")
@@ -124,7 +125,7 @@ def examine(
         report.methods[name]["time"] = time.to_dict()
     if manifest is not None:
         progress("comparing word error rates")
-        _compare_words(report, checkpoint, program, manifest)
+        compare_words(report, checkpoint, program_log_probs(program), manifest)
     return report
 
 
@@ -148,7 +149,7 @@ def agreement_faults(agreement: Agreement, precision: str) -> list[str]:
     return faults
 
 
-def _for_its_latency(checkpoint: Checkpoint, config: EncoderConfig) -> Checkpoint:
+def for_its_latency(checkpoint: Checkpoint, config: EncoderConfig) -> Checkpoint:
     """The checkpoint in the context that an artefact was exported for: its weights serve many."""
     context, own = config.context, checkpoint.student.config.context
     if context is None or own is None or context == own:
@@ -171,17 +172,23 @@ def _card_faults(checkpoint: Checkpoint, program: Program) -> list[str]:
     return []
 
 
-def _compare_words(
-    report: Report, checkpoint: Checkpoint, program: Program, manifest: Path | str
+def compare_words(
+    report: Report, checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str
 ) -> None:
+    """Put the word error rates of a checkpoint and of its artefact into a report.
+
+    Raises:
+        DataError: the manifest cannot be used.
+        ExportError: the student writes no text, or the packages of training are missing.
+    """
     try:
-        from mobile_export.word_errors import MAXIMUM_WER_LOSS, program_log_probs, word_errors
+        from mobile_export.word_errors import MAXIMUM_WER_LOSS, word_errors
     except ImportError as error:
         raise ExportError(
             f"comparing word error rates needs the packages of training ({error}); run: pip "
             "install 'rdsdk[train]'"
         ) from error
-    found = word_errors(checkpoint, program_log_probs(program), manifest)
+    found = word_errors(checkpoint, heard, manifest)
     report.words = found.to_dict()
     report.thresholds["maximum_wer_loss"] = MAXIMUM_WER_LOSS
     if found.lost > MAXIMUM_WER_LOSS:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobile_export.progress import silent, to_stderr
-from mobile_export.targets import TARGETS, target_of_suffix
+from mobile_export.targets import TARGETS, target_of
 from rdsdk.models import checkpoint
 
 REFUSED = 1
@@ -32,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("artefact", type=Path, help="what rdsdk export wrote")
     parser.add_argument("checkpoint", type=Path, help="the folder that it was exported from")
-    parser.add_argument("--to", choices=list(TARGETS), help="its kind (default: by its ending)")
+    parser.add_argument("--to", choices=list(TARGETS), help="its kind (default: as it looks)")
     parser.add_argument("--manifest", type=Path, help="recordings with text, as for rdsdk evaluate")
     parser.add_argument(
         "--json", action="store_true", help="the whole report on the output, as in PATH.report.json"
     )
     options = parser.parse_args(arguments)
-    target = TARGETS[options.to or target_of_suffix(options.artefact.suffix)]
+    target = TARGETS[options.to or target_of(options.artefact)]
     source = checkpoint.load(options.checkpoint)
     report = target.examine(
         source, options.artefact, options.manifest, silent if options.json else to_stderr

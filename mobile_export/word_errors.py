@@ -6,28 +6,23 @@ both, so that a difference is the artefact's doing and not that of endpoint rule
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from mobile_export.listening import LogProbs
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ExportError
-from rdsdk.evaluation.cli import evaluate
+from rdsdk.evaluation.evaluate import evaluate
 from rdsdk.evaluation.transcribers import heard_log_probs, text_of
 from rdsdk.models.checkpoint import Checkpoint
-from rdsdk.runtime.program import Output, Program
-from rdsdk.runtime.stream import frame_source
 
 MAXIMUM_WER_LOSS = 0.005
 """How much higher an artefact's word error rate may be than its checkpoint's: 0.5 absolute."""
-
-LogProbs = Callable[[np.ndarray], torch.Tensor]
-"""A recording (S,) at 16 kHz -> log_probs (T, V)."""
 
 
 @dataclass(frozen=True)
@@ -84,32 +79,15 @@ def word_errors(checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str) -
         raise ExportError(f"{manifest} holds no words, so no word error rate can be measured on it")
     return WordErrors(
         Path(manifest).name,
-        len(reference.ids),
+        len(reference.utterances),
         words,
         reference.rates.wer,
         found.rates.wer,
-        sum(a != b for a, b in zip(reference.hypotheses, found.hypotheses, strict=True)),
+        sum(
+            a.hypothesis != b.hypothesis
+            for a, b in zip(reference.utterances, found.utterances, strict=True)
+        ),
     )
-
-
-def program_log_probs(program: Program) -> LogProbs:
-    """What a ``.pte`` hears, in the calls that the runtime makes of a recording."""
-
-    def heard(samples: np.ndarray) -> torch.Tensor:
-        frames = frame_source(program)
-        return torch.from_numpy(
-            np.concatenate(
-                list(_log_probs(frames.feed(samples))) + list(_log_probs(frames.finish()))
-            )
-        )
-
-    return heard
-
-
-def _log_probs(outputs: Iterator[Output]) -> Iterator[np.ndarray]:
-    for output in outputs:
-        assert output.log_probs is not None
-        yield output.log_probs
 
 
 def _transcriber(heard: LogProbs, vocabulary: Vocabulary) -> Callable[[np.ndarray], str]:

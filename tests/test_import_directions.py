@@ -42,6 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rdsdk.runtime.artefact",
         "rdsdk.runtime.program",
     ),
+    "mobile_export.listening": (*BELOW_TRAINING, "rdsdk.evaluation", "rdsdk.runtime"),
     "mobile_export.word_errors": (*BELOW_TRAINING, "rdsdk.evaluation", "rdsdk.runtime"),
     # A kit says what a phone must hear and say, so it hears and speaks as the runtime does.
     "mobile_export.kit": ("rdsdk.audio", "rdsdk.errors", "rdsdk.runtime.program"),

@@ -61,8 +61,8 @@ def test_what_a_package_says_about_itself_outlives_the_merge(
     card = read_card(streaming_package.path)
     assert card == json.loads(json.dumps(streaming_package.card))
     assert card["measured"]["wer"] == 0.5
-    assert card["measured"]["export"]["verdict"] == "passed"
-    assert card["measured"]["export"]["ran_in_core_ml"] is (sys.platform == "darwin")
+    assert card["verification"]["verdict"] == "passed"
+    assert card["verification"]["ran_in_core_ml"] is (sys.platform == "darwin")
     assert card["package"]["ios"] == 18
     assert [entry["name"] for entry in card["state"]] == [*EncoderState._fields]
     described = {function.name: function for function in model.description.functions}
