@@ -62,9 +62,9 @@ class Method:
 
 def folded(student: Student) -> Student:
     """Weight norm folded into its weight, in place: same function, no norm in every call."""
-    conv = student.encoder.position_conv.conv
-    if parametrize.is_parametrized(conv, "weight"):
-        parametrize.remove_parametrizations(conv, "weight")
+    for module in list(student.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
     return student
 
 

@@ -14,11 +14,13 @@ from torch import nn
 from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
 from torchao.quantization.granularity import PerAxis
 
+from mobile_export.products import with_products
 from rdsdk.errors import ExportError
 from rdsdk.models.student import Student
 
 
 def _int8(student: Student) -> None:
+    with_products(student)
     config = Int8DynamicActivationIntxWeightConfig(
         weight_dtype=torch.int8, weight_granularity=PerAxis(0)
     )
@@ -26,7 +28,8 @@ def _int8(student: Student) -> None:
 
 
 def _fp32(student: Student) -> None:
-    """Nothing to do: the reference."""
+    """The reference: only spelled with weights that are constants to the exporter."""
+    with_products(student, position=False)
 
 
 PRECISIONS: dict[str, Callable[[Student], None]] = {"fp32": _fp32, "int8": _int8}
