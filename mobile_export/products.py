@@ -75,7 +75,9 @@ class PositionProducts(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         # (D, c, k) -> for each group (b c_out, w c_in).
         width, channels = weight_dc1k.shape[:2]
-        weight = weight_dc1k.detach().view(self.groups, -1, channels, self.kernel // self.taps, self.taps)
+        weight = weight_dc1k.detach().view(
+            self.groups, -1, channels, self.kernel // self.taps, self.taps
+        )
         self.linears = nn.ModuleList(
             linear_of(one.permute(2, 0, 3, 1).reshape(-1, self.taps * channels)) for one in weight
         )

@@ -21,7 +21,7 @@ from rdsdk.models.state import EncoderState
 from rdsdk.models.student import Student
 from rdsdk.runtime.program import Program
 
-MINIMUM_SNR_DB = {"fp32": 80.0, "int8": 14.0}
+MINIMUM_SNR_DB = {"fp32": 80.0, "int8": 14.0, "int4": 6.0}
 """Least ratio of signal (the checkpoint's output) to noise (the difference), in decibels."""
 
 

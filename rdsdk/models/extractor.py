@@ -63,9 +63,10 @@ class TimeNorm(nn.Module):
         """
         kernel, stride = conv.conv.kernel, conv.conv.stride
         assert isinstance(self.basis, Tensor)
-        rows_blk = windows(waveform[..., None], 0, kernel, stride)
+        blocks = waveform.shape[1] // stride
+        rows_blk = windows(waveform[:, : blocks * stride, None], 0, kernel, stride)
         # Windows that reach past the end are in no statistics.
-        whole = rows_blk.shape[1] - (-(-kernel // stride) - 1)
+        whole = blocks - (-(-kernel // stride) - 1)
         tones_bnk = F.linear(rows_blk[:, :whole], self.basis)
         centred_bnk = tones_bnk - tones_bnk.mean(dim=1, keepdim=True)
         covariance_bkk = torch.bmm(centred_bnk.transpose(1, 2), centred_bnk) / whole
@@ -73,7 +74,7 @@ class TimeNorm(nn.Module):
         variance_bo = ((weight_ok @ covariance_bkk) * weight_ok).sum(dim=-1)
         scale_bo = (variance_bo + self.epsilon).rsqrt() * self.weight
         scaled_bko = (weight_ok * scale_bo[..., None]).transpose(1, 2)
-        padded_bnk = F.pad(centred_bnk, (0, 0, 0, rows_blk.shape[1] - whole))
+        padded_bnk = F.pad(centred_bnk, (0, 0, 0, blocks - whole))
         return torch.bmm(padded_bnk[:, :frames], scaled_bko) + self.bias
 
 

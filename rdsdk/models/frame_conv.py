@@ -35,9 +35,11 @@ def windows(x_bli: Tensor, first: int, end: int, stride: int) -> Tensor:
 
     Past the end of the recording a window reads zeros. ``first`` is a multiple of the stride.
     """
-    inputs = x_bli.shape[2]
-    whole = x_bli.shape[1] // stride
-    if x_bli.shape[1] % stride:
+    inputs, whole = x_bli.shape[2], x_bli.shape[1] // stride
+    rest, extra = x_bli.shape[1] % stride, 0
+    if rest and end > stride:
+        x_bli, extra = F.pad(x_bli, (0, 0, 0, stride - rest)), 1
+    elif rest:
         x_bli = x_bli[:, : whole * stride]
     blocks = x_bli.view(x_bli.shape[0], -1, stride * inputs)
     parts = []
@@ -49,7 +51,9 @@ def windows(x_bli: Tensor, first: int, end: int, stride: int) -> Tensor:
             part = x_bli[:, tap::stride]
         else:
             part = blocks[:, ahead:, : width * inputs]
-        parts.append(F.pad(part, (0, 0, 0, ahead)) if ahead else part)
+        if ahead < extra:
+            part = part[:, :whole]
+        parts.append(F.pad(part, (0, 0, 0, ahead - extra)) if ahead > extra else part)
     return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
 
