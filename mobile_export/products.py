@@ -37,7 +37,7 @@ def linear_of(matrix_oi: Tensor, bias: Tensor | None = None) -> nn.Linear:
 
 
 class FrameProducts(nn.Module):
-    """A ``FrameConv`` with a linear layer for each of its products: frames -> frames (B, L // s, O)."""
+    """A ``FrameConv`` with a linear layer for each of its products."""
 
     def __init__(self, source: FrameConv) -> None:
         super().__init__()
