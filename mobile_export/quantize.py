@@ -8,8 +8,7 @@ calibrated, and nothing depends on how the sound was cut into chunks.
 ``int4``: the same with int4 weights, one scale for 32 inputs of a channel, wherever the inputs can
 be divided so; int8 elsewhere (all of a layer 432 wide).
 
-No fp16: XNNPACK has no float16 GELU, so every one of them would leave the delegate, and its int8
-products are faster than float16 ones on every processor it knows.
+No fp16: the XNNPACK delegate takes no float16 GELU, so every one of them would be left outside.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from mobile_export.programs import folded
 from rdsdk.errors import ExportError
 from rdsdk.models.student import Student
 
+INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 (torch's stubs lack it)
 INT4_GROUP = 32
 LEAST_INPUTS = 16
 """Of a quantised layer: below it there is nothing to save, and the first convolution (10 samples
@@ -39,7 +39,7 @@ def _int8(student: Student) -> None:
 
 def _int4(student: Student) -> None:
     with_products(student)
-    _round_linears(student, torch.int4, PerGroup(INT4_GROUP), INT4_GROUP, divisor=INT4_GROUP)
+    _round_linears(student, INT4, PerGroup(INT4_GROUP), INT4_GROUP, divisor=INT4_GROUP)
     _round_linears(student, torch.int8, PerAxis(0), LEAST_INPUTS, divisor=1)
 
 

@@ -117,6 +117,7 @@ class Extractor(nn.Module):
         x_blc = waveform[:, :used, None]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             if isinstance(norm, TimeNorm):
+                assert isinstance(conv, FrameConv)
                 x_blc = norm(conv, waveform, used // conv.conv.stride)
             else:
                 x_blc = norm(conv(x_blc))
