@@ -166,7 +166,9 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=Path, help="a folder with model.json")
     which.add_argument("--model", choices=sorted(SHAPES), default="ARMHuBERT-S")
-    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS)
+    )
     parser.add_argument("--manifest", type=Path, help="count word errors on it too")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of speech in one run")
     parser.add_argument("--rounds", type=int, default=9)
