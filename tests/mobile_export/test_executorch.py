@@ -66,12 +66,13 @@ def test_products_and_convolutions_are_delegated(streaming_int8: Exported) -> No
     for method in streaming_int8.lowered.structures.values():
         for name in ("convolution", "linear", "bmm", "mm", "addmm", "gelu"):
             assert method.outside[name] == 0
-        # Convolutions are linear layers over windows: two each where a kernel of 3 has stride 2,
+        # Convolutions are linear layers over windows: two each where a kernel exceeds its stride,
         # one for each group of the position convolution.
         assert method.delegated["convolution"] == 0
-        rows = sum(1 + (conv.kernel == 3) for conv in STREAMING.convs) + STREAMING.position_groups
+        rows = sum(1 + (conv.kernel > conv.stride) for conv in STREAMING.convs)
         encoder = 4 * STREAMING.layers + 2 * len(STREAMING.owners)
-        assert method.delegated["linear"] == rows + encoder + len(("ctc_head",))
+        others = STREAMING.position_groups + len(("projection", "ctc_head"))
+        assert method.delegated["linear"] == rows + encoder + others
 
 
 def test_the_methods_of_a_file_share_one_copy_of_the_weights(

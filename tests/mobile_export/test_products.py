@@ -102,4 +102,4 @@ def test_int8_is_the_same_at_every_chunk_size(
         # What differs is a value that lay between two steps of rounding and fell to the other.
         assert snr_db(whole, streamed(streaming_int8, chunks)) > 60
     # Negative control: rounding as such is further away.
-    assert snr_db(streamed(streaming_fp32, [12]), whole) < 35
+    assert snr_db(streamed(streaming_fp32, [12]), whole) < 50
