@@ -84,9 +84,9 @@ def folded(student: Student) -> Student:
     The same function, without a norm in every call and weights that no method reads.
     """
     student.projections = None
-    conv = student.encoder.position_conv.conv
-    if parametrize.is_parametrized(conv, "weight"):
-        parametrize.remove_parametrizations(conv, "weight")
+    for module in list(student.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
     return student
 
 

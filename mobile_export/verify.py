@@ -28,7 +28,7 @@ from rdsdk.runtime.program import Program
 
 __all__ = ["MAXIMUM_LOST_DB", "MINIMUM_SNR_DB", "examine", "probe_sound", "snr_db", "verify"]
 
-MINIMUM_SNR_DB = {"fp32": 80.0, "int8": 14.0}
+MINIMUM_SNR_DB = {"fp32": 80.0, "int8": 14.0, "int4": 6.0}
 """Least ratio of signal (the checkpoint's output) to noise (the difference), in decibels."""
 
 MAXIMUM_LOST_DB = 0.5
