@@ -22,6 +22,7 @@ from mobile_export.structure import file_faults, structure
 from rdsdk.errors import ConfigError, ExportError, ModelError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.frame_conv import tap_groups
 from rdsdk.models.student import Student
 from rdsdk.runtime.artefact import read_artefact
 from rdsdk.runtime.program import Program
@@ -60,7 +61,14 @@ def test_products_and_convolutions_are_delegated(small_int8: Exported) -> None:
         found = structure(graph)
         for name in ("convolution", "linear", "bmm", "mm", "addmm", "gelu", "_softmax"):
             assert found.outside[name] == 0
-        assert found.delegated["convolution"] == len(SMALL.convs) + 1
+        # Convolutions are linear layers over windows of frames, one for each block of a stride;
+        # the position convolution is one for each group.
+        assert found.delegated["convolution"] == 0
+        inputs = [1, *(conv.channels for conv in SMALL.convs)]
+        rows = sum(len(tap_groups(c, i)) for c, i in zip(SMALL.convs, inputs, strict=False))
+        encoder = 4 * SMALL.layers + 2 * len(SMALL.owners)
+        others = SMALL.position_groups + len(("projection", "ctc_head"))
+        assert found.delegated["linear"] == rows + encoder + others
         assert found.delegated["bmm"] == 2 + SMALL.layers
 
 

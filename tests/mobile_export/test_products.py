@@ -18,7 +18,7 @@ from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset
 from rdsdk.models.encoder import PositionConv
 from rdsdk.runtime.program import Program
-from tests.mobile_export.conftest import FULL_CONTEXT, make_checkpoint
+from tests.mobile_export.conftest import FULL_CONTEXT, SMALL, make_checkpoint
 
 
 @pytest.mark.parametrize("kernel", [16, 32, 12, 5, 128])
@@ -82,11 +82,10 @@ def test_int4_rounds_more_where_inputs_divide(streaming: Checkpoint) -> None:
     assert noise["int4"] + 6 < noise["int8"]
 
 
-def test_int8_is_the_same_at_every_chunk_size(
-    streaming_int8: Exported, streaming_fp32: Exported
-) -> None:
+def test_int8_is_the_same_at_every_chunk_size(small_int8: Exported, small_fp32: Exported) -> None:
     sound = probe_sound(3.0, seed=3)
-    chunk = 320 * 8
+    assert SMALL.context is not None
+    chunk = 320 * SMALL.context.chunk_frames
     waveform = sound[: chunk * 12 + 80]
 
     def streamed(made: Exported, chunks: list[int]) -> np.ndarray:
@@ -97,9 +96,9 @@ def test_int8_is_the_same_at_every_chunk_size(
             heard.append(output.hidden)
         return np.concatenate(heard)
 
-    whole = streamed(streaming_int8, [12])
+    whole = streamed(small_int8, [12])
     for chunks in ([1] * 12, [3, 1, 5, 2, 1]):
         # What differs is a value that lay between two steps of rounding and fell to the other.
-        assert snr_db(whole, streamed(streaming_int8, chunks)) > 60
+        assert snr_db(whole, streamed(small_int8, chunks)) > 60
     # Negative control: rounding as such is further away.
-    assert snr_db(streamed(streaming_fp32, [12]), whole) < 50
+    assert snr_db(streamed(small_fp32, [12]), whole) < 50

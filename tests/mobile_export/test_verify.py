@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import mobile_export.word_errors as word_errors_room
+import mobile_export.verify as verify_room
 from mobile_export import verify_cli
 from mobile_export.agreement import compare, snr_db
 from mobile_export.executorch import Exported, lower
@@ -221,12 +221,12 @@ def test_the_bundled_model_is_its_checkpoints(tmp_path: Path) -> None:
 
 def test_a_higher_word_error_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the artefact is heard to say is the next symbol each time; nothing else differs."""
-    honest = word_errors_room.program_log_probs
+    honest = verify_room.program_log_probs
 
     def confused(program: Program) -> Callable[[np.ndarray], torch.Tensor]:
         return lambda samples: honest(program)(samples).roll(1, dims=-1)
 
-    monkeypatch.setattr(word_errors_room, "program_log_probs", confused)
+    monkeypatch.setattr(verify_room, "program_log_probs", confused)
     source = checkpoint.load(DIGITS.parent / "digits")
     report = examine(source, DIGITS, ASSETS / "digits" / "manifest.jsonl")
     (fault,) = report.faults
