@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from mobile_export import coreml_programs
+from mobile_export.convolutions import with_convolutions
 from mobile_export.coreml_card import describe, package_card, read_card
 from mobile_export.coreml_conversion import (
     EXPERIMENTAL,
@@ -98,8 +99,7 @@ def export_coreml(
         raise ExportError(f"{path.parent} is not a folder; make it first")
     require_precision(precision)
     coremltools()
-    student = reference(checkpoint)
-    wanted = coreml_programs.functions(student, functions, lengths_seconds)
+    wanted = coreml_programs.functions(convertible(checkpoint), functions, lengths_seconds)
     ios = ios_version(wanted)
     author = str(checkpoint.provenance.get("author", "unknown"))
     card = package_card(checkpoint, wanted, name or path.stem, precision, ios, measured)
@@ -139,7 +139,7 @@ def examine_package(checkpoint: Checkpoint, path: Path | str) -> dict[str, Any]:
     student = reference(checkpoint)
     require_architecture(card, student, path)
     wanted = coreml_programs.functions(
-        student, list(card["methods"]), [samples / rate for samples in lengths]
+        convertible(checkpoint), list(card["methods"]), [samples / rate for samples in lengths]
     )
     with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
         return _report(checkpoint, path, wanted, None, Path(folder))
@@ -172,8 +172,13 @@ def package_step(path: Path | str) -> Step:
 
 
 def reference(checkpoint: Checkpoint) -> Student:
-    """The checkpoint's student as it is converted: a copy, weight norm folded."""
+    """The checkpoint's student as packages are compared with it: a copy, weight norm folded."""
     return folded(checkpoint.student.copy().requires_grad_(False))
+
+
+def convertible(checkpoint: Checkpoint) -> Student:
+    """The same as it is converted: in convolutions that Core ML knows."""
+    return with_convolutions(reference(checkpoint))
 
 
 def needed_values(student: Student) -> int:
@@ -182,7 +187,9 @@ def needed_values(student: Student) -> int:
     return sum(
         tensor.numel()
         for key, tensor in named.items()
-        if not key.startswith("projections.") and key != "encoder.mask_embedding"
+        if not key.startswith("projections.")
+        and not key.endswith(".basis")
+        and key != "encoder.mask_embedding"
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mobile_export.coreml import (
     ExportedPackage,
+    convertible,
     export_report,
     reference,
     require_passed,
@@ -84,7 +85,7 @@ def export_coreml_pte(
             f"unknown precision {precision!r} for the delegate; known: {', '.join(PRECISIONS)}"
         )
     student = reference(checkpoint)
-    method = delegated_method(student)
+    method = delegated_method(convertible(checkpoint))
     description = card(checkpoint, {FORWARD: method}, name or path.stem, precision, measured)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         candidate = Path(folder) / path.name
@@ -116,10 +117,11 @@ def examine_coreml_pte(checkpoint: Checkpoint, path: Path | str) -> dict[str, An
     path = Path(path)
     description = read_delegate_card(path)
     config = EncoderConfig.from_dict(description["architecture"])
-    student = reference(for_its_latency(checkpoint, config))
+    checkpoint = for_its_latency(checkpoint, config)
+    student = reference(checkpoint)
     require_architecture(description, student, path)
     with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
-        method, precision = delegated_method(student), description["precision"]
+        method, precision = delegated_method(convertible(checkpoint)), description["precision"]
         return _report(student, method, path, precision, Path(folder))
 
 

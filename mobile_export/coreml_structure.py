@@ -204,5 +204,5 @@ def _product_weights(student: Student) -> int:
     return sum(
         tensor.numel()
         for name, tensor in named.items()
-        if tensor.ndim >= 2 and not name.startswith("projections.")
+        if tensor.ndim >= 2 and not name.startswith("projections.") and not name.endswith(".basis")
     )

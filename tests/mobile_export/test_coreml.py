@@ -180,7 +180,9 @@ def test_a_failed_check_leaves_no_package_and_touches_no_older_one(
     changed.student.encoder.layers[1].ffn_out.bias.data[:5] += 0.3  # type: ignore[union-attr,operator]
     faithful = coreml_room.trace
     # What is converted is a faulty student; everything after it is real.
-    wrong = coreml_room.coreml_programs.functions(coreml_room.reference(changed), ["step"])["step"]
+    wrong = coreml_room.coreml_programs.functions(coreml_room.convertible(changed), ["step"])[
+        "step"
+    ]
     monkeypatch.setattr(coreml_room, "trace", lambda function: faithful(wrong))
     path = tmp_path / "model.mlpackage"
     path.mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mobile_export.coreml_delegate as delegate_room
-from mobile_export.coreml import ExportedPackage, reference
+from mobile_export.coreml import ExportedPackage, convertible, reference
 from mobile_export.coreml_delegate import (
     Delegated,
     delegated_method,
@@ -71,7 +71,7 @@ def test_the_package_of_another_student_is_refused(
     streaming: Checkpoint, unpacked: Delegated
 ) -> None:
     student = reference(streaming)
-    method = delegated_method(student)
+    method = delegated_method(convertible(streaming))
     assert not prove_delegate(student, method, unpacked, "int8", None).faults
     changed = reference(make_checkpoint(STREAMING, seed=3))
     (found, *_) = prove_delegate(changed, method, unpacked, "int8", None).faults
