@@ -1,0 +1,314 @@
+import itertools
+
+import numpy as np
+import pytest
+from beam_frames import (
+    LETTERS,
+    WIDE,
+    WORDS,
+    between,
+    decode,
+    frames,
+    random_frames,
+    search,
+    text,
+    write_arpa,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rdsdk.decoding.beam import (
+    CHECK_FRAMES,
+    DISAGREEMENT_FRAMES,
+    REST_FRAMES,
+    BeamDecoder,
+)
+from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.search import BeamSearch
+from rdsdk.decoding.settings import BeamSettings
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+
+# Small enough to try every path: blank, boundary, A, B.
+SMALL = Vocabulary(("_", "|", "A", "B"))
+CLOSED = Vocabulary(("_", "|", "A", "B"), lexicon=("A", "AB", "BA"))
+LN_10 = np.log(10)
+
+
+@pytest.fixture(scope="module")
+def arpa(tmp_path_factory):
+    return write_arpa(tmp_path_factory.mktemp("lm") / "tiny.arpa")
+
+
+def collapsed(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(s for s, before in zip(path, (None, *path), strict=False) if s not in (before, 0))
+
+
+def exhaustive(log_probs, key, score=lambda words: 0.0) -> str:
+    """The best text of all: every path of symbols, summed by what ``key`` makes of it."""
+    totals: dict[object, float] = {}
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        name = key(path)
+        if name is None:
+            continue
+        one = float(log_probs[range(len(path)), path].astype(np.float64).sum())
+        totals[name] = np.logaddexp(totals.get(name, -np.inf), one)
+    best = max(totals, key=lambda name: totals[name] + score(name))
+    return best if isinstance(best, str) else SMALL.decode(best)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_characters_are_those_of_all_paths_summed(seed):
+    log_probs = random_frames(seed, 6, 4, 1.0)
+    # Between two boundaries, so that those at the edges make no difference.
+    wanted = exhaustive(log_probs, lambda path: collapsed((1, *path, 1)))
+    assert text(decode(search(SMALL, beam_size=2000, beam_threshold=WIDE), log_probs)) == wanted
+
+
+def test_the_sum_over_paths_is_not_the_best_path():
+    log_probs = np.log(np.array([[0.4, 0.01, 0.34, 0.25]] * 2)).astype(np.float32)
+    assert text(decode(search(SMALL, beam_size=100), log_probs)) == "A"
+    assert GreedyDecoder(SMALL).feed(log_probs) == []
+
+
+def lm_score(words: list[str], probabilities, backoffs) -> float:
+    """log10 P(words </s> | <s>) of a bigram model, written down from its definition."""
+    total = 0.0
+    for before, word in itertools.pairwise(["<s>", *words, "</s>"]):
+        if (before, word) in probabilities:
+            total += probabilities[before, word]
+        else:
+            total += backoffs.get(before, 0.0) + probabilities.get((word,), -3.0)
+    return total
+
+
+SMALL_PROBABILITIES = {
+    ("<unk>",): -3.0,
+    ("</s>",): -0.9,
+    ("A",): -0.3,
+    ("AB",): -0.8,
+    ("BA",): -0.6,
+    ("<s>", "BA"): -0.2,
+    ("A", "A"): -1.5,
+    ("BA", "A"): -0.2,
+    ("AB", "</s>"): -0.1,
+}
+SMALL_BACKOFFS = {"<s>": -0.5, "A": -0.1, "AB": -0.7, "BA": -0.4}
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("seed", range(8))
+def test_words_are_those_of_all_paths_summed_and_the_language_model(tmp_path, seed, weight):
+    log_probs = random_frames(seed, 6, 4, 1.0)
+    lm = write_arpa(tmp_path / "small.arpa", SMALL_PROBABILITIES, SMALL_BACKOFFS)
+
+    def key(path):
+        said = SMALL.decode(collapsed(path))
+        return said if all(word in CLOSED.lexicon for word in said.split()) else None
+
+    def score(said):
+        words = said.split()
+        lm = lm_score(words, SMALL_PROBABILITIES, SMALL_BACKOFFS)
+        return weight * LN_10 * lm + 0.4 * len(words)
+
+    searched = search(
+        CLOSED, lm=lm, lm_weight=weight, word_score=0.4, beam_size=2000, beam_threshold=WIDE
+    )
+    assert text(decode(searched, log_probs)) == exhaustive(log_probs, key, score)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("vocabulary", [LETTERS, WORDS])
+def test_a_beam_of_one_is_greedy_where_one_path_stands_out(seed, vocabulary):
+    said = np.random.default_rng(seed).choice(list(vocabulary.symbols), 60)
+    log_probs = frames(said.tolist(), vocabulary, sure=0.98)
+    greedy = GreedyDecoder(vocabulary)
+    wanted = greedy.feed(log_probs) + greedy.end()
+    assert decode(search(vocabulary, beam_size=1), log_probs) == wanted
+
+
+def test_the_language_model_decides_what_the_frames_leave_open(arpa):
+    said = between(frames("AB|_A_B_|"), 6, B=0.45, C=0.55)
+    assert text(decode(search(beam_size=20), said)) == "AB AC"
+    # AC after AB is unlikely, CAB likely, but nothing like CAB was said; AB is what remains.
+    assert text(decode(search(lm=arpa, lm_weight=1.0), said)) == "AB AB"
+    assert text(decode(search(lm=arpa, lm_weight=0.0), said)) == "AB AC"
+
+
+def spoken(seed: int, length: int, weight_of_blank: float) -> np.ndarray:
+    logits = np.log(np.exp(random_frames(seed, length, 5, 3.0)))
+    logits[:, 0] += weight_of_blank
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
+KINDS = ["letters", "lexicon", "lm", "words", "hotword", "hotword and lm"]
+
+
+@pytest.fixture(scope="module")
+def searches(arpa):
+    five = Vocabulary.words(["YES", "NO", "STOP", "GO"])
+    return {
+        "letters": search(),
+        "lexicon": search(Vocabulary(LETTERS.symbols, lexicon=("AB", "CAB", "C"))),
+        "lm": search(lm=arpa),
+        "words": search(five),
+        "hotword": search(hotwords=("BAC",)),
+        "hotword and lm": search(lm=arpa, hotwords=("BAC", "C AB")),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 9999), st.integers(0, 700), st.floats(0, 6), st.data())
+def test_frames_in_any_portions_give_the_same_words(searches, kind, seed, length, blank, data):
+    log_probs = spoken(seed, length, blank)
+    sizes = data.draw(st.lists(st.integers(0, 40), max_size=30))
+    words = decode(searches[kind], log_probs)
+    assert decode(searches[kind], log_probs, *sizes) == words
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert all(word.start < word.end for word in words)
+    assert all(0 <= time <= length * 0.02 + 1e-9 for time in times)
+    assert all(0 <= word.confidence <= 1 for word in words)
+
+
+def test_another_weight_changes_the_words(arpa):
+    log_probs = spoken(3, 200, 0.0)
+    heavy = search(lm=arpa, lm_weight=3.0)
+    assert decode(search(lm=arpa), log_probs) != decode(heavy, log_probs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(5))
+def test_giving_words_early_changes_nothing(searches, kind, seed):
+    """flashlight-text by itself, all frames at once and nothing forgotten, finds the same."""
+    searched = searches[kind]
+    log_probs, symbols = spoken(seed, 400, 0.0), searched.vocabulary
+    decoder = BeamDecoder(searched)
+    early = decoder.feed(log_probs)
+    assert len(early) > 20
+    assert decoder.kept_frames < DISAGREEMENT_FRAMES
+    rows = [*log_probs]
+    if symbols.boundary_id is not None:
+        rows.append(np.where(np.arange(5) == symbols.boundary_id, 0, -1e4).astype(np.float32))
+    whole = searched.new()
+    rows = np.ascontiguousarray(rows, np.float32)
+    best = max(whole.decode(rows.ctypes.data, *rows.shape), key=lambda one: one.score)
+    path = best.tokens[1:-1]
+    kept = [s for before, s in zip([None, *path], path, strict=False) if s != before]
+    assert text(early + decoder.end()) == symbols.decode(kept)
+
+
+def test_words_that_were_given_are_the_beginning_of_what_comes(searches):
+    log_probs, decoder, given = spoken(1, 300, 0.0), BeamDecoder(searches["lm"]), []
+    for row in log_probs[:, None]:
+        given += decoder.feed(row)
+        open_words = decoder.unfinished()
+        if given and open_words:
+            assert open_words[0].start >= given[-1].end
+    assert given + decoder.end() == decode(searches["lm"], log_probs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("blank", [0.0, 3.0, 9.0])
+def test_an_endless_stream_stays_small(searches, kind, blank):
+    decoder, most, hypotheses = BeamDecoder(searches[kind]), 0, 0
+    for seed in range(12):
+        decoder.feed(spoken(seed, 500, blank))
+        most = max(most, decoder.kept_frames)
+        hypotheses = max(hypotheses, len(decoder._decoder.get_all_final_hypothesis()))
+    assert most < DISAGREEMENT_FRAMES + CHECK_FRAMES
+    assert hypotheses <= 50
+
+
+def test_silence_alone_is_not_kept(searches):
+    decoder = BeamDecoder(searches["lm"])
+    for _ in range(100):
+        assert decoder.feed(frames(100 * "_")) == []
+        assert decoder.kept_frames < 2 * REST_FRAMES
+        assert decoder.open_seconds is None
+    assert decoder.end() == []
+    assert decoder.seconds == 200.0
+
+
+def test_hypotheses_that_never_agree_are_settled():
+    """Every frame says A or B alike, and no boundary comes: nothing is ever certain."""
+    undecided = np.log(np.array([[0.2, 0.02, 0.38, 0.39, 0.01]] * 3000)).astype(np.float32)
+    decoder = BeamDecoder(search(beam_threshold=WIDE))
+    words = decoder.feed(undecided)
+    assert len(words) >= 3000 // (DISAGREEMENT_FRAMES + CHECK_FRAMES)
+    assert decoder.kept_frames <= DISAGREEMENT_FRAMES
+
+
+def test_words_are_given_after_a_rest_though_nothing_ends_them(searches):
+    decoder = BeamDecoder(searches["lm"])
+    assert decoder.feed(frames("_AB" + 60 * "_")) == []
+    assert [word.text for word in decoder.unfinished()] == ["AB"]
+    (word,) = decoder.feed(frames(80 * "_"))
+    assert (word.text, word.start, word.end) == ("AB", 0.02, 0.06)
+    assert decoder.unfinished() == decoder.end() == []
+
+
+def test_a_forced_end_does_not_read_the_rest_of_a_run_as_a_new_word():
+    decoder = BeamDecoder(search())
+    decoder.feed(frames("AB"))
+    assert [word.text for word in decoder.end()] == ["AB"]
+    decoder.feed(frames("BB"))
+    assert decoder.end() == []
+    decoder.feed(frames("_B|"))
+    assert [word.text for word in decoder.end()] == ["B"]
+
+
+def test_what_is_open_is_known_as_by_a_greedy_decoder():
+    decoder = BeamDecoder(search())
+    assert (decoder.open_seconds, decoder.last_symbol_seconds) == (None, None)
+    assert decoder.between_words
+    decoder.feed(frames("__AB"))
+    assert (decoder.open_seconds, decoder.last_symbol_seconds) == (0.04, 0.08)
+    assert not decoder.between_words
+    decoder.feed(frames("|"))
+    assert decoder.between_words
+    decoder.reset()
+    assert (decoder.open_seconds, decoder.seconds) == (None, 0.0)
+
+
+def test_frames_of_another_vocabulary_are_refused():
+    with pytest.raises(ConfigError, match=r"\(3, 4\).*\(T, 5\)"):
+        BeamDecoder(search()).feed(np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beam_size": 0},
+        {"symbols_per_frame": 0},
+        {"beam_threshold": 0.0},
+        {"lm_weight": -1.0},
+        {"lm_weight": float("nan")},
+        {"hotword_boost": -1.0},
+        {"word_score": float("inf")},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=name):
+        BeamSettings(**wrong)
+
+
+def test_one_search_serves_many_decoders_at_once(searches):
+    texts = {}
+    decoders = {seed: BeamDecoder(searches["lm"]) for seed in range(4)}
+    for at in range(0, 200, 10):
+        for seed, decoder in decoders.items():
+            texts.setdefault(seed, []).extend(decoder.feed(spoken(seed, 200, 0.0)[at : at + 10]))
+    for seed, decoder in decoders.items():
+        assert texts[seed] + decoder.end() == decode(searches["lm"], spoken(seed, 200, 0.0))
+
+
+def test_the_lexicon_closes_a_vocabulary_of_whole_words():
+    some = Vocabulary(WORDS.symbols, 0, None, lexicon=("YES", "NO"))
+    said = frames(["STOP", "YES", "<blank>", "NO"], some, sure=0.6)
+    assert text(decode(search(WORDS), said)) == "STOP YES NO"
+    assert "STOP" not in text(decode(BeamSearch(some), said))
+
+
