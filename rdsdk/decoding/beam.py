@@ -2,8 +2,9 @@
 
 flashlight-text keeps every hypothesis with its history. Words are given as soon as all hypotheses
 agree on them, and their frames are forgotten; so what was given never changes, and nothing is lost
-beside decoding all frames at once. Where they do not agree for ten seconds, or nobody speaks for
-two, the best hypothesis is taken and the search begins anew, which keeps an endless stream small.
+beside decoding all frames at once. Where they do not agree for five seconds, the best hypothesis
+is taken but for its last two, which are searched again behind its last words; where nobody speaks
+for two seconds, the search begins anew. That keeps an endless stream small.
 
 Everything is decided at frames counted from where the search began, never by how frames were cut
 into portions.
@@ -25,8 +26,10 @@ CHECK_FRAMES = 16
 """So often it is looked whether the hypotheses agree."""
 REST_FRAMES = 100
 """After so many frames without a symbol the search begins anew."""
-DISAGREEMENT_FRAMES = 500
+DISAGREEMENT_FRAMES = 250
 """So long the hypotheses may disagree about a word."""
+_UNDECIDED_FRAMES = 100  # the last ones, which are searched again after a disagreement
+_CONTEXT_WORDS = 5  # what a language model is told of the words before them
 _LEAD_FRAMES = 25  # heard again when a search begins anew in silence: a word may begin there
 
 
@@ -56,11 +59,13 @@ class BeamDecoder:
     def reset(self) -> None:
         """Forget everything: the next frame is at second 0."""
         self._frame = 0
+        self.settled = 0  # so often the hypotheses did not come to agree
         self._cut: int | None = None  # the symbol in whose run a forced end fell
         self._argmax = self.vocabulary.blank
         self._inside = False  # a word, by the likeliest symbols
         self._first_heard: int | None = None
         self._last_heard = 0
+        self._context: list[tuple[int, ...]] = []  # the last words that were given
         self._begin([])
 
     @property
@@ -130,8 +135,13 @@ class BeamDecoder:
         """Search from here on; ``rows`` are the last frames, to be searched again."""
         self._decoder: Any = self._search.new()
         self._decoder.decode_begin()
+        # The words before are said again, beyond doubt: that is all the search must know of them.
+        said = [self._surely(symbol) for ids in self._context for symbol in self._spelled(ids)]
+        for row in said:
+            self._decoder.decode_step(row.ctypes.data, 1, len(row))
         self._start = self._frame - len(rows)  # where the paths begin
         self._path: list[int] = []  # the first symbols of all paths, which the search has forgotten
+        self._given = len(said)  # frames before them, which it has not forgotten
         self._rows: list[np.ndarray] = []
         self._searched = 0
         for row in rows:
@@ -159,6 +169,12 @@ class BeamDecoder:
             self._first_heard, self._last_heard = first, last
         self._last_heard = max(self._last_heard, last)
 
+    def _spelled(self, ids: Sequence[int]) -> list[int]:
+        """A word as frames: blanks between its symbols, and what ends it."""
+        end = self.vocabulary.boundary_id
+        blank = self.vocabulary.blank
+        return [*(s for symbol in ids for s in (symbol, blank)), blank if end is None else end]
+
     def _surely(self, symbol: int) -> np.ndarray:
         row = np.full(len(self.vocabulary), IMPOSSIBLE, np.float32)
         row[symbol] = 0.0
@@ -168,13 +184,13 @@ class BeamDecoder:
         """The symbols (H, T) of all hypotheses, and which of them is the best."""
         hypotheses = self._decoder.get_all_final_hypothesis()
         best = max(range(len(hypotheses)), key=lambda number: hypotheses[number].score)
-        searched = np.array([one.tokens for one in hypotheses])[:, 1:]  # the first is no frame
+        # The first symbol is no frame.
+        searched = np.array([one.tokens for one in hypotheses])[:, 1 + self._given :]
         known = np.broadcast_to(np.array(self._path, int), (len(searched), len(self._path)))
         return np.concatenate([known, searched], axis=1), best
 
     def _check(self) -> list[Word]:
         paths, best = self._paths()
-        assert paths.shape[1] == len(self._rows), "flashlight-text forgot other frames than told"
         complete, opened = self._read(paths[best])
         latest = opened or (complete[-1] if complete else None)
         quiet_since = self._start if latest is None else self._start + latest.runs[-1][1]
@@ -193,6 +209,7 @@ class BeamDecoder:
             return self._settle(complete)
         words = [self._word(read) for read in given]
         if given:
+            self._remember(given)
             self._forget(paths[best], given[-1].end)
         self._follow([*complete[len(given) :], *([opened] if opened else [])], bool(given))
         return words
@@ -201,8 +218,11 @@ class BeamDecoder:
         """All hypotheses agree on the words that end here: only what follows is kept."""
         self._decoder.prune(len(path) - (end + 1))
         self._start += end
-        self._path = [int(path[end])]
         del self._rows[:end]
+        # The search forgets from a place behind a word: of a hotword of several, the last one.
+        left = len(self._decoder.get_all_final_hypothesis()[0].tokens) - 1
+        self._path = path[end : len(path) - left].tolist()
+        self._given = max(0, left - len(self._rows))
 
     def _follow(self, remaining: Sequence[_Read], gave: bool) -> None:
         """What is open is what the best hypothesis heard, or the likeliest symbols say."""
@@ -218,14 +238,24 @@ class BeamDecoder:
 
     def _settle(self, complete: Sequence[_Read]) -> list[Word]:
         """The hypotheses do not come to agree: the best one's words are taken, or cut."""
-        if not complete:
+        self.settled += 1
+        certain = len(self._rows) - _UNDECIDED_FRAMES
+        given = [read for read in complete if read.end <= certain]
+        if not given:
             words = self._finish()
             self._begin([])
             return words
-        words = [self._word(read) for read in complete]
-        self._begin(self._rows[complete[-1].end :])
-        self._follow([], gave=True)
+        words = [self._word(read) for read in given]
+        self._remember(given)
+        self._begin(self._rows[given[-1].end :])
+        paths, best = self._paths()
+        remaining, opened = self._read(paths[best])
+        self._follow([*remaining, *([opened] if opened else [])], gave=True)
         return words
+
+    def _remember(self, given: Sequence[_Read]) -> None:
+        if self._search.settings.lm is not None:
+            self._context = [*self._context, *(read.ids for read in given)][-_CONTEXT_WORDS:]
 
     def _finish(self) -> list[Word]:
         """The words of the best hypothesis, if what was heard ends here."""
@@ -241,6 +271,7 @@ class BeamDecoder:
             complete, _ = self._read([*paths[best][:-1], self.vocabulary.blank])
             words = [self._word(read) for read in complete]
         self._first_heard, self._inside = None, False
+        self._context = []
         return words
 
     def _read(self, path: Iterable[int]) -> tuple[list[_Read], _Read | None]:
