@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdsdk.errors import ConfigError, ModelError
 
@@ -62,7 +62,7 @@ def load_kenlm(path: str | Path, words: Sequence[str]) -> KenLM:
         raise ModelError(f"KenLM does not take {path}: {error}") from None
 
 
-def flashlight(name: str) -> object:
+def flashlight(name: str) -> Any:
     """A module of ``flashlight.lib.text``, imported when it is first needed.
 
     Raises:

@@ -54,7 +54,7 @@ class BeamSearch:
         self._scale = 1.0
         self._allowed: np.ndarray | None = None
         self._trie: Any = None
-        self._sums = True  # over the alignments of a text, as CTC defines its probability
+        self._sums = self.settings.sum_alignments
         if vocabulary.word_boundary is None:
             self._lm = self._whole_words()
         elif self.settings.lm is not None or vocabulary.lexicon is not None:
@@ -136,7 +136,8 @@ class BeamSearch:
             return inner
         from rdsdk.decoding.hotwords import BoostedWords
 
-        boosts = dict.fromkeys((labels[word] for word in self.hotwords), self.settings.hotword_boost)
+        boost = self.settings.hotword_boost
+        boosts = {labels[word]: boost * len(self.vocabulary.encode(word)) for word in self.hotwords}
         parts = {labels[word]: [labels[part] for part in word.split()] for word in self.hotwords}
         boosted = BoostedWords(inner, self._scale, boosts, parts)
         self._scale = 1.0
@@ -181,7 +182,8 @@ class BeamSearch:
         known = [symbol for symbol in self.vocabulary.symbols if symbol in lm_words]
         if self.settings.lm is not None and not known:
             raise ConfigError(
-                f"{self.settings.lm} knows none of the model's words {list(self.vocabulary.symbols)}"
+                f"{self.settings.lm} knows none of the model's words: "
+                f"{list(self.vocabulary.symbols)}"
             )
         several = [hotword for hotword in self.hotwords if len(hotword.split()) > 1]
         if several:

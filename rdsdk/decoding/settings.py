@@ -13,8 +13,9 @@ from rdsdk.errors import ConfigError
 class BeamSettings:
     """Settings of ``BeamDecoder``. All scores are in nats (natural logarithms).
 
-    A hypothesis scores log P(symbols | frames), summed over alignments, plus ``lm_weight`` times
-    log P(words), plus ``word_score`` for each word and ``hotword_boost`` for each hotword.
+    A hypothesis scores log P(alignment | frames) of its likeliest alignment, plus ``lm_weight``
+    times log P(words), plus ``word_score`` for each word and ``hotword_boost`` for each symbol of a
+    hotword.
 
     Args:
         lm: an n-gram language model, KenLM's binary or ARPA; None searches without one.
@@ -22,9 +23,12 @@ class BeamSettings:
         beam_threshold: hypotheses so much worse than the best are dropped.
         symbols_per_frame: only the likeliest so many symbols of a frame are tried; None tries all.
         lm_weight: with what the logarithm of the language model is multiplied.
-        word_score: for each word with a language model or a lexicon; above zero, it evens out that
-            a language model prefers few words.
-        hotword_boost: for each hotword.
+        word_score: for each word, where words are spelled and come from a lexicon or a language
+            model; above zero, it evens out that a language model prefers few words.
+        hotword_boost: for each symbol of a hotword.
+        sum_alignments: score log P(symbols | frames) instead, the sum over all alignments, as CTC
+            defines it. A model that is not quite sure of its silences then finds letters in long
+            ones. Without effect on hotwords where words are free.
 
     Raises:
         ConfigError: a value is out of range.
@@ -36,7 +40,8 @@ class BeamSettings:
     symbols_per_frame: int | None = None
     lm_weight: float = 0.8
     word_score: float = 0.0
-    hotword_boost: float = 8.0
+    hotword_boost: float = 1.5
+    sum_alignments: bool = False
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "symbols_per_frame"):

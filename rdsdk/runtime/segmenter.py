@@ -37,7 +37,7 @@ class Segmenter:
         """
         finals = []
         for frame in log_probs[:, None]:
-            self._words += self._decoder.feed(frame)
+            self._words += self._told(self._decoder.feed(frame))
             if self._is_over():
                 finals += self._close(latest_seconds)
             elif self._is_unspoken(latest_seconds):
@@ -50,10 +50,20 @@ class Segmenter:
 
     def partial(self) -> Segment | None:
         """What has been heard since the last final segment; None when nothing has."""
-        words = (*self._words, *self._decoder.unfinished())
+        words = (*self._words, *self._told(self._decoder.unfinished()))
         if not words:
             return None
         return _segment(words, is_final=False, stable=_text(self._words))
+
+    def _told(self, words: list[Word]) -> list[Word]:
+        """No word begins in a silence that was told: a search may find it there all the same."""
+        earliest = self._told_until
+        return [
+            word
+            if word.start >= earliest
+            else Word(word.text, earliest, max(word.end, earliest), word.confidence)
+            for word in words
+        ]
 
     def _is_over(self) -> bool:
         opened, last = self._decoder.open_seconds, self._decoder.last_symbol_seconds
@@ -76,7 +86,7 @@ class Segmenter:
         return Segment("", (), start, self._told_until, is_final=True)
 
     def _close(self, latest_seconds: float) -> list[Segment]:
-        words, self._words = [*self._words, *self._decoder.end()], []
+        words, self._words = [*self._words, *self._told(self._decoder.end())], []
         if not words:
             return []
         words = [_inside(word, latest_seconds) for word in words]
