@@ -32,7 +32,9 @@ _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
 
 @dataclass(frozen=True)
 class NgramReport:
-    """What was built. Perplexity is of the held-out sentences, per word and sentence end."""
+    """What was built. Perplexity is of the held-out sentences, per word and sentence end; memory is
+    the peak of KenLM's largest process (never below that of the one that started it).
+    """
 
     size_mb: float
     ngrams: tuple[int, ...]
@@ -72,8 +74,8 @@ def build_lm(
         ConfigError: a number is out of range, or KenLM is not there.
         DataError: a text cannot be read or is too little, or the model is larger than ``max_mb``.
     """
-    if not 1 <= order <= MAX_ORDER:
-        raise ConfigError(f"order is {order}, expected 1 to {MAX_ORDER}")
+    if not 2 <= order <= MAX_ORDER:
+        raise ConfigError(f"order is {order}, expected 2 to {MAX_ORDER}")
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is {held_out}, expected a share from 0 to below 1")
     if len(prune) > order or list(prune) != sorted(prune) or any(least < 0 for least in prune):
@@ -91,8 +93,6 @@ def build_lm(
         files = ["--text", str(work / "train"), "--arpa", str(work / "arpa")]
         _run([str(programs["lmplz"]), *counting, *files, "--prune", *limits])
         quantised = ["-q", "8", "-b", "8", "-a", "64"]
-        if order == 1:
-            quantised = []  # there is nothing to quantise
         tree = ["trie", str(work / "arpa"), str(work / "binary")]
         _run([str(programs["build_binary"]), *quantised, *tree])
         size_mb = (work / "binary").stat().st_size / 1e6

@@ -2,8 +2,8 @@
 
 flashlight-text keeps every hypothesis with its history. Words are given as soon as all hypotheses
 agree on them, and their frames are forgotten; so what was given never changes, and nothing is lost
-beside decoding all frames at once. Where they do not agree for five seconds, the best hypothesis
-is taken but for its last two, which are searched again behind its last words; where nobody speaks
+beside decoding all frames at once. Where they do not agree for three seconds, the best hypothesis
+is taken but for its last second, which is searched again behind its last words; where nobody speaks
 for two seconds, the search begins anew. That keeps an endless stream small.
 
 Everything is decided at frames counted from where the search began, never by how frames were cut
@@ -26,9 +26,9 @@ CHECK_FRAMES = 16
 """So often it is looked whether the hypotheses agree."""
 REST_FRAMES = 100
 """After so many frames without a symbol the search begins anew."""
-DISAGREEMENT_FRAMES = 250
+DISAGREEMENT_FRAMES = 150
 """So long the hypotheses may disagree about a word."""
-_UNDECIDED_FRAMES = 100  # the last ones, which are searched again after a disagreement
+_UNDECIDED_FRAMES = 50  # the last ones, which are searched again after a disagreement
 _CONTEXT_WORDS = 5  # what a language model is told of the words before them
 _LEAD_FRAMES = 25  # heard again when a search begins anew in silence: a word may begin there
 

@@ -38,7 +38,7 @@ class BeamSettings:
     beam_size: int = 50
     beam_threshold: float = 25.0
     symbols_per_frame: int | None = None
-    lm_weight: float = 0.8
+    lm_weight: float = 0.5
     word_score: float = 0.0
     hotword_boost: float = 1.5
     sum_alignments: bool = False

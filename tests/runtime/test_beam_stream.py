@@ -1,6 +1,7 @@
 """Beam search where a user meets it: segments, streams, recognisers, the bundled model."""
 
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -20,7 +21,10 @@ from rdsdk.runtime.segmenter import Segmenter
 
 SPEECH = tones("ABC DE" + 10 * "_" + "F GH" + 12 * "_" + "AB CA")
 TEXTS = ["ABC DE", "F GH", "AB CA"]
-DIGITS = Path(__file__).parents[1] / "assets" / "digits"
+ASSETS = Path(__file__).parents[1] / "assets"
+MANIFEST = ASSETS / "digits" / "manifest.jsonl"
+DATE = ASSETS / "digits" / "theo-date.flac"
+PIN = ASSETS / "digits" / "theo-pin.flac"
 
 LETTERS = Vocabulary(("_", "|", "A", "B", "C"))
 WHOLE_WORDS = Vocabulary(("_", "A", "B", "C", "D"), word_boundary=None)
@@ -130,18 +134,34 @@ def test_hotwords_alone_start_a_search(recognizer):
     assert {heard["CAA"][0], heard["CAB"][0]} == {"CAA", "CAB"}
 
 
-def test_the_bundled_digits_are_searched_by_their_words():
-    recognizer = rdsdk.load("digits")
-    path = DIGITS / "theo-pin.flac"
-    greedy = [s.text for s in recognizer.transcribe(path)]
-    assert [s.text for s in recognizer.transcribe(path, beam=BEAM)] == greedy != []
-    # A hotword among its words is preferred where it is nearly heard; boosted without measure, it
-    # is heard everywhere; another word cannot be heard at all.
-    strong = rdsdk.BeamSettings(hotword_boost=60.0)
-    heard = " ".join(s.text for s in recognizer.transcribe(path, beam=strong, hotwords=["nine"]))
-    assert heard.split().count("NINE") > " ".join(greedy).split().count("NINE")
+@pytest.fixture(scope="module")
+def digits() -> rdsdk.Recognizer:
+    return rdsdk.load("digits")
+
+
+def said(recognizer: rdsdk.Recognizer, path: Path, **how: object) -> str:
+    return " ".join(s.text for s in recognizer.transcribe(path, **how))  # type: ignore[arg-type]
+
+
+def test_the_bundled_digits_are_searched_by_their_words(digits):
+    for row in map(json.loads, MANIFEST.open()):
+        path = ASSETS / "digits" / row["audio"]
+        assert said(digits, path, beam=BEAM) == said(digits, path) != ""
     with pytest.raises(rdsdk.ConfigError, match="'Rdsdk' cannot be written"):
-        recognizer.stream(hotwords=["Rdsdk"])
+        digits.stream(hotwords=["Rdsdk"])
+
+
+def test_hotwords_correct_real_speech_and_invent_nothing(digits):
+    """A number in which two digits are misheard, by someone who is expected to say them."""
+    rows = {r["audio"]: r["text"] for r in map(json.loads, MANIFEST.open())}
+    assert said(digits, DATE) == "TWO FOUR ZERO SIX ONE SIX EIGHT"
+    expected = said(digits, DATE, hotwords=["nine", "five"])
+    assert expected == rows[DATE.name] == "TWO FOUR ZERO SIX ONE NINE EIGHT FIVE"
+    # Where nobody says them, the same hotwords change nothing: another number, and read English.
+    assert "NINE" not in rows[PIN.name]
+    assert said(digits, PIN, hotwords=["nine", "five"]) == said(digits, PIN)
+    for path in sorted((ASSETS / "speech").glob("*.flac")):
+        assert said(digits, path, hotwords=["nine", "five"]) == ""
 
 
 def test_the_front_door_takes_a_beam_and_hotwords(streaming_pte):
