@@ -20,7 +20,7 @@ import numpy as np
 
 from rdsdk.decoding.search import IMPOSSIBLE, BeamSearch
 from rdsdk.decoding.segment import Word
-from rdsdk.errors import ConfigError
+from rdsdk.errors import ConfigError, ModelError
 
 CHECK_FRAMES = 16
 """So often it is looked whether the hypotheses agree."""
@@ -100,6 +100,7 @@ class BeamDecoder:
 
         Raises:
             ConfigError: the frames do not have one column for each symbol.
+            ModelError: they are not numbers; the decoder must be reset.
         """
         if log_probs.ndim != 2 or log_probs.shape[1] != len(self.vocabulary):
             raise ConfigError(
@@ -183,6 +184,10 @@ class BeamDecoder:
     def _paths(self) -> tuple[np.ndarray, int]:
         """The symbols (H, T) of all hypotheses, and which of them is the best."""
         hypotheses = self._decoder.get_all_final_hypothesis()
+        if not hypotheses:
+            raise ModelError(
+                "no text fits the log_probs, as when they are not numbers; call reset() to go on"
+            )
         best = max(range(len(hypotheses)), key=lambda number: hypotheses[number].score)
         # The first symbol is no frame.
         searched = np.array([one.tokens for one in hypotheses])[:, 1 + self._given :]

@@ -27,7 +27,7 @@ from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.decoding.search import BeamSearch
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError
+from rdsdk.errors import ConfigError, ModelError
 
 # Small enough to try every path: blank, boundary, A, B.
 SMALL = Vocabulary(("_", "|", "A", "B"))
@@ -297,6 +297,15 @@ def test_what_is_open_is_known_as_by_a_greedy_decoder():
 def test_frames_of_another_vocabulary_are_refused():
     with pytest.raises(ConfigError, match=r"\(3, 4\).*\(T, 5\)"):
         BeamDecoder(search()).feed(np.zeros((3, 4), np.float32))
+
+
+def test_log_probs_that_are_no_numbers_are_refused_and_reset_goes_on():
+    decoder = BeamDecoder(search())
+    with pytest.raises(ModelError, match="not numbers"):
+        decoder.feed(np.full((20, 5), np.nan, np.float32))
+    decoder.reset()
+    decoder.feed(frames("_AB_"))
+    assert text(decoder.end()) == "AB"
 
 
 @pytest.mark.parametrize(
