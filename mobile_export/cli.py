@@ -1,32 +1,111 @@
-"""``rdsdk export CHECKPOINT -o model.pte``."""
+"""``rdsdk export CHECKPOINT -o model.pte``: lower a checkpoint and prove it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobile_export.executorch import export
-from mobile_export.quantize import PRECISIONS
+from mobile_export.kit import PLATFORMS, RECORDING, require_free, write_kit
+from mobile_export.programs import METHODS
+from mobile_export.progress import to_stderr
+from mobile_export.report import Report, report_path
+from mobile_export.targets import TARGETS, Target, target_named, target_of_suffix
 from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint
+from rdsdk.models.checkpoint import Checkpoint
+
+DEFAULT_TARGET = "pte"
+
+DESCRIPTION = """\
+Lower a checkpoint for phones and desktops. The artefact is kept only if it is proven: its structure
+is read off the file, its outputs are compared with the checkpoint's in the real runtime, and every
+figure is written to PATH.report.json. Otherwise nothing is written, and the exit code is 2.
+"""
+
+EXAMPLES = """\
+examples:
+  rdsdk export folder -o model.pte                          int8, forward (and step if it streams)
+  rdsdk export folder -o model.pte --methods forward,step,features --layers 3,6,12
+  rdsdk export folder -o model.pte --manifest dev.jsonl     word error rates must agree, too
+  rdsdk export folder -o kit --kit android                  with a sample app and test vectors
+  rdsdk verify model.pte folder                             the same proof, later
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Lower a checkpoint, prove it, keep it; 0 when the file is there."""
+    """Lower a checkpoint, prove it, keep it; 0 when the artefact is there.
+
+    Raises:
+        RdsdkError: nothing was written; says why.
+    """
+    options = _parser().parse_args(arguments)
+    target = _target(options)
+    if options.kit is not None:
+        require_free(options.output)
+    source = checkpoint.load(options.checkpoint)
+    if options.chunk_frames is not None or options.left_frames is not None:
+        source = checkpoint.in_context(source, options.chunk_frames, options.left_frames)
+    if options.kit is None:
+        report = _export(target, source, options.output, options)
+        print(f"{options.output}: {options.precision}, proven")
+        print(f"  every figure: {report_path(options.output)}")
+    else:
+        report = _write_kit(target, source, options)
+    for line in report.lines():
+        print(f"  {line}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rdsdk export",
-        description=(
-            "Lower a checkpoint to an ExecuTorch program for XNNPACK. The file is kept only if its "
-            "outputs agree with the checkpoint's."
-        ),
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="a folder with model.json")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .pte to write")
-    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="int8")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the artefact to write; with --kit a folder",
+    )
+    parser.add_argument(
+        "--to", choices=list(TARGETS), help=f"the kind of artefact (default: {DEFAULT_TARGET})"
+    )
+    precisions = {name: ", ".join(target.precisions) for name, target in TARGETS.items()}
+    parser.add_argument(
+        "--precision",
+        default="int8",
+        help="of weights and products (default: int8); "
+        + "; ".join(f"{name}: {known}" for name, known in precisions.items()),
+    )
+    parser.add_argument(
+        "--methods",
+        type=_names,
+        metavar="A,B",
+        help=f"which of {','.join(METHODS)}, forward among them; they share one copy of the "
+        "weights (default: forward, and step if the student streams)",
+    )
+    parser.add_argument(
+        "--layers",
+        type=_numbers,
+        default=(),
+        metavar="N,M",
+        help="layers, counted from 1, whose hidden states the method features gives beside the "
+        "last one's",
+    )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        help="recordings with text (as for rdsdk evaluate) on which the word error rate may rise "
+        "by 0.5 %% at most; take some hundred words, since each counts",
+    )
     parser.add_argument("--name", help="the model's name in its card (default: the file's)")
     parser.add_argument(
         "--measured", type=Path, help="a JSON object of figures to put into the card"
@@ -38,24 +117,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
     context.add_argument(
         "--left-frames", type=int, metavar="N", help="frames before the chunk that it sees"
     )
-    options = parser.parse_args(arguments)
-    source = checkpoint.load(options.checkpoint)
-    if options.chunk_frames is not None or options.left_frames is not None:
-        source = checkpoint.in_context(source, options.chunk_frames, options.left_frames)
-    measured = None if options.measured is None else _figures(options.measured)
-    print("lowering; this takes a minute or two", file=sys.stderr, flush=True)
-    made = export(source, options.output, options.precision, options.name, measured)
-    print(
-        f"{made.path}: {made.size_bytes / 1e6:.1f} MB, {options.precision}\n"
-        f"  agrees with the checkpoint to {made.agreement.worst_snr_db:.1f} dB at worst "
-        f"({made.agreement.worst}; {made.agreement.calls} calls compared)"
+    kit = parser.add_argument_group("for the developer of an app")
+    kit.add_argument(
+        "--kit",
+        choices=sorted(PLATFORMS),
+        help="write a new folder with the artefact, its card and report, test vectors and a "
+        "streaming sample",
     )
-    for method, found in made.lowered.structures.items():
-        outside = ", ".join(f"{name} {count}" for name, count in found.outside.most_common(4))
-        print(f"  {method}: {found.delegates} delegate calls; outside them: {outside}")
-    if made.state_bytes:
-        print(f"  {made.state_bytes / 1024:.0f} KiB of state a stream")
-    return 0
+    kit.add_argument(
+        "--recording",
+        type=Path,
+        default=RECORDING,
+        help="speech for the test vectors (default: ten digits that come with rdsdk)",
+    )
+    return parser
+
+
+def _target(options: argparse.Namespace) -> Target:
+    if options.kit is None:
+        return target_named(options.to or DEFAULT_TARGET, options.precision)
+    suffix = PLATFORMS[options.kit]
+    target = target_named(options.to or target_of_suffix(suffix), options.precision)
+    if target.suffix != suffix:
+        raise ExportError(
+            f"a kit for {options.kit} takes a {suffix}, and {options.to} makes a {target.suffix}; "
+            "leave --to out"
+        )
+    return target
+
+
+def _export(target: Target, source: Checkpoint, path: Path, options: argparse.Namespace) -> Report:
+    made = target.export(
+        source,
+        path,
+        options.precision,
+        options.name or options.output.stem,
+        None if options.measured is None else _figures(options.measured),
+        method_names=options.methods,
+        layers=options.layers,
+        manifest=options.manifest,
+        progress=to_stderr,
+    )
+    return made.report
+
+
+def _write_kit(target: Target, source: Checkpoint, options: argparse.Namespace) -> Report:
+    with tempfile.TemporaryDirectory() as folder:
+        artefact = Path(folder) / f"model{target.suffix}"
+        report = _export(target, source, artefact, options)
+        to_stderr("writing the kit")
+        step, card_json = (None, None) if target.step is None else target.step(artefact)
+        made = write_kit(
+            artefact,
+            options.kit,
+            options.output,
+            options.recording,
+            step=step,
+            card_json=card_json,
+        )
+        report.write(report_path(made.artefact))
+    print(f"{made.folder}: {options.kit} kit, {options.precision}, proven; see its README.md")
+    print(f"  its test vectors say: {made.vectors.text or '(nothing)'}")
+    return report
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in _names(text))
 
 
 def _figures(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -18,31 +18,28 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPar
 from executorch.exir import to_edge_transform_and_lower
 
 from mobile_export.programs import Method, card, folded, methods
+from mobile_export.progress import Progress, silent
 from mobile_export.quantize import quantize
-from mobile_export.structure import Structure, check_structure, structure
-from mobile_export.verify import Agreement, verify
+from mobile_export.report import Report, report_path
+from mobile_export.verify import verify
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.runtime.artefact import seal
 
-
-@dataclass(frozen=True)
-class Lowered:
-    """A lowered program and what the graph of each method holds."""
-
-    buffer: bytes
-    structures: Mapping[str, Structure]
+RESERVED_CARD_BYTES = 2048
+"""Blanks after the card in a lowered program: what is found out about the finished file goes there,
+so that no other byte of it changes any more."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made, and how it agrees with its checkpoint."""
+    """What an export made, and what was found when it was compared with its checkpoint."""
 
     path: Path
+    report_path: Path
     size_bytes: int
     card: dict[str, Any]
-    lowered: Lowered
-    agreement: Agreement
+    report: Report
 
     @property
     def state_bytes(self) -> int:
@@ -50,7 +47,7 @@ class Exported:
         return sum(4 * prod(entry["shape"]) for entry in self.card["state"])
 
 
-def lower(methods: Mapping[str, Method], card_json: str) -> Lowered:
+def lower(methods: Mapping[str, Method], card_json: str, progress: Progress = silent) -> bytes:
     """Lower methods for XNNPACK into one program, with its card as a constant method.
 
     Raises:
@@ -60,30 +57,29 @@ def lower(methods: Mapping[str, Method], card_json: str) -> Lowered:
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
+            programs = {}
+            for name, method in methods.items():
+                progress(f"tracing {name}")
+                programs[name] = torch.export.export(
+                    method.module,
+                    method.example,
+                    dynamic_shapes=method.dynamic_shapes,
+                    strict=False,
+                )
+            progress("lowering for XNNPACK, which takes a minute or more for a large student")
             edge = to_edge_transform_and_lower(
-                {
-                    name: torch.export.export(
-                        method.module,
-                        method.example,
-                        dynamic_shapes=method.dynamic_shapes,
-                        strict=False,
-                    )
-                    for name, method in methods.items()
-                },
+                programs,
                 partitioner=[XnnpackPartitioner()],
                 constant_methods={"card": card_json},
             )
-            structures = {
-                name: structure(edge.exported_program(name).graph_module) for name in methods
-            }
-            buffer = edge.to_executorch().buffer
+            progress("writing the program")
+            return bytes(edge.to_executorch().buffer)
         except Exception as error:
             raise ExportError(
                 f"lowering for XNNPACK failed: {type(error).__name__}: {error}"
             ) from error
         finally:
             logging.disable(level)
-    return Lowered(buffer, structures)
 
 
 @contextmanager
@@ -107,28 +103,63 @@ def export(
     precision: str = "int8",
     name: str | None = None,
     measured: dict[str, Any] | None = None,
+    *,
+    method_names: Sequence[str] | None = None,
+    layers: Sequence[int] = (),
+    manifest: Path | str | None = None,
+    progress: Progress = silent,
 ) -> Exported:
-    """Write ``path`` if, and only if, the lowered program agrees with the checkpoint.
+    """Write ``path`` and its report if, and only if, the lowered program is proven.
+
+    Args:
+        checkpoint: the student; it is not changed.
+        path: a new or old ``.pte``; its report is written to ``PATH.report.json``.
+        precision: one of ``PRECISIONS``.
+        name: the model's name in its card; None is the file's.
+        measured: figures for the card.
+        method_names: some of forward, step and features; None is forward, and step if it streams.
+        layers: which hidden states ``features`` gives, from 1; the last one is always among them.
+        manifest: recordings with text on which word error rates are compared.
+        progress: called with a line as each stage begins.
 
     Raises:
-        ExportError: an unknown precision, a failed lowering, a graph that does not reuse attention
-            maps or leaves products outside the delegate, or outputs that differ; nothing is left at
-            ``path`` then, and what was there before is untouched.
+        ExportError: an unknown precision, method or layer, a failed lowering, or an artefact that
+            ``verify`` refuses; nothing is left at ``path`` then, and what was there before is
+            untouched.
+        DataError: the manifest cannot be used.
     """
     path = Path(path)
     if path.suffix != ".pte":
         raise ExportError(f"{path} does not end in .pte; name the artefact like model.pte")
     if not path.parent.is_dir():
         raise ExportError(f"{path.parent} is not a folder; make it first")
-    student = folded(quantize(checkpoint.student, precision))
-    made = methods(student)
+    progress(f"preparing the student in {precision}")
+    made = methods(folded(quantize(checkpoint.student, precision)), method_names, layers)
     description = card(checkpoint, made, name or path.stem, precision, measured)
-    lowered = lower(made, json.dumps(description))
-    for method, found in lowered.structures.items():
-        check_structure(checkpoint.student.config, method, found)
+    blank_card = json.dumps(description) + " " * RESERVED_CARD_BYTES
+    program = lower(made, blank_card, progress)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         candidate = Path(folder) / path.name
-        candidate.write_bytes(seal(lowered.buffer))
-        agreement = verify(checkpoint, candidate)
+        candidate.write_bytes(seal(program))
+        report = verify(checkpoint, candidate, manifest, progress)
+        description["verification"] = report.summary()
+        candidate.write_bytes(seal(completed(program, blank_card, description)))
+        report.write(report_path(candidate))
         candidate.replace(path)
-    return Exported(path, path.stat().st_size, description, lowered, agreement)
+        report_path(candidate).replace(report_path(path))
+    return Exported(path, report_path(path), path.stat().st_size, description, report)
+
+
+def completed(program: bytes, old: str, description: Mapping[str, Any]) -> bytes:
+    """The same program, byte for byte, but for the card.
+
+    Args:
+        old: the card as it was lowered, ``RESERVED_CARD_BYTES`` blanks behind it.
+
+    Raises:
+        ExportError: the new card is too long, or the old one is not there.
+    """
+    new = json.dumps(description).ljust(len(old))
+    if len(new) != len(old) or program.count(old.encode()) != 1:
+        raise ExportError("the card cannot be completed: it does not stand in the program as given")
+    return program.replace(old.encode(), new.encode())

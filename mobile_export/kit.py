@@ -73,7 +73,7 @@ def write_kit(
         raise ExportError(
             f"{artefact} cannot go into a kit for {platform}: it takes a {PLATFORMS[platform]}"
         )
-    _require_free(folder)
+    require_free(folder)
     if artefact.suffix == ".pte":
         program = Program(artefact)
         card_json = program.card_json
@@ -100,7 +100,8 @@ def write_kit(
     return Kit(folder, platform, folder / f"model{artefact.suffix}", vectors)
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
+    """Raise ExportError if a kit cannot be written there."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ExportError(f"{folder} is in use; give the name of a new folder for the kit")
     if not folder.parent.is_dir():

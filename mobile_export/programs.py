@@ -5,7 +5,7 @@ Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.utils import parametrize
 
+from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import (
     HOP_SAMPLES,
@@ -27,6 +28,7 @@ from rdsdk.models.state import EncoderState, state_shapes
 from rdsdk.models.student import Student
 
 CARD_VERSION = 1
+METHODS = ("forward", "step", "features")
 STREAMING_MAX_SECONDS = 10.3
 FULL_CONTEXT_MAX_SAMPLES = 30 * SAMPLE_RATE
 EXAMPLE_FRAMES = 200
@@ -47,6 +49,22 @@ class Forward(nn.Module):
         return results if output.log_probs is None else (output.log_probs, *results)
 
 
+class Features(nn.Module):
+    """(waveform (1, S), *state) -> (hidden (1, T, D) of each chosen layer, *state)."""
+
+    def __init__(self, student: Student, layers: Sequence[int]) -> None:
+        super().__init__()
+        # Not the student: the weights of its head would be stored again, read by nothing.
+        self.extractor = student.extractor
+        self.encoder = student.encoder
+        self.layers = tuple(layers)
+
+    def forward(self, waveform: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        frames = self.extractor(waveform)
+        hidden, following = self.encoder(frames, EncoderState(*state) if state else None)
+        return (*(hidden[layer - 1] for layer in self.layers), *(following if state else ()))
+
+
 @dataclass(frozen=True)
 class Method:
     """One method, ready to be lowered."""
@@ -61,11 +79,21 @@ class Method:
 
 
 def folded(student: Student) -> Student:
-    """Weight norm folded into its weight, in place: same function, no norm in every call."""
-    conv = student.encoder.position_conv.conv
-    if parametrize.is_parametrized(conv, "weight"):
-        parametrize.remove_parametrizations(conv, "weight")
+    """Weight norm folded into its weight and the heads of distillation left out, in place.
+
+    The same function, without a norm in every call and weights that no method reads.
+    """
+    student.projections = None
+    for module in list(student.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
     return student
+
+
+def exported_parameters(student: Student) -> int:
+    """The parameters that an artefact holds: without the projection heads of distillation."""
+    heads = [] if student.projections is None else student.projections.parameters()
+    return student.parameter_count() - sum(parameter.numel() for parameter in heads)
 
 
 def chunk_samples(config: EncoderConfig, chunks: int) -> int:
@@ -74,50 +102,94 @@ def chunk_samples(config: EncoderConfig, chunks: int) -> int:
     return HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
 
 
-def methods(student: Student) -> dict[str, Method]:
+def methods(
+    student: Student, names: Sequence[str] | None = None, layers: Sequence[int] = ()
+) -> dict[str, Method]:
     """The methods of a student's artefact, by name.
 
     ``forward`` takes any length; a streaming student's takes whole chunks and the state, as many
     chunks as fit into ten seconds. ``step`` is the same for exactly one chunk: nothing in it
-    depends on a length, so it is planned with far less memory. Weights are stored once.
+    depends on a length, so it is planned with far less memory. ``features`` takes what ``forward``
+    takes and gives the hidden states of ``layers`` and of the last one. Weights are stored once.
+
+    Args:
+        student: folded and in the precision to be lowered.
+        names: which methods; None is forward, and step if the student streams.
+        layers: for ``features``, numbers from 1; more than the last layer needs that method.
+
+    Raises:
+        ExportError: a method or layer that this student cannot have; names those it can.
     """
     config = student.config
-    outputs = (*(("log_probs",) if student.ctc_head is not None else ()), "hidden")
+    chosen = _method_names(config, names)
+    hidden_layers = _hidden_layers(config, chosen, layers)
+    state = () if config.context is None else tuple(student.encoder.fresh_state())
+    state_names = EncoderState._fields if state else ()
+    heads = (*(("log_probs",) if student.ctc_head is not None else ()), "hidden")
+    example, dynamic_shapes, least, most = _lengths(config)
+    forward = Method(
+        module=Forward(student),
+        example=(torch.zeros(1, example), *state),
+        dynamic_shapes=dynamic_shapes,
+        inputs=("waveform", *state_names),
+        outputs=(*heads, *state_names),
+        min_samples=least,
+        max_samples=most,
+    )
+    made = {"forward": forward}
+    if "step" in chosen:
+        made["step"] = replace(
+            forward,
+            example=(torch.zeros(1, least), *state),
+            dynamic_shapes=None,
+            max_samples=least,
+        )
+    if "features" in chosen:
+        made["features"] = replace(
+            forward,
+            module=Features(student, hidden_layers),
+            outputs=(*(f"hidden_{layer}" for layer in hidden_layers), *state_names),
+        )
+    return made
+
+
+def _lengths(config: EncoderConfig) -> tuple[int, tuple[Any, ...], int, int]:
+    """Samples of the example, the dynamic shapes, fewest and most samples of a call."""
     if config.context is None:
         # AUTO: of a named one the exporter cannot prove that it never gives a single frame.
         samples = Dim.AUTO(min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
-        forward = Method(
-            module=Forward(student),
-            example=(torch.zeros(1, HOP_SAMPLES * EXAMPLE_FRAMES + OVERLAP_SAMPLES + 7),),
-            dynamic_shapes=({1: samples},),
-            inputs=("waveform",),
-            outputs=outputs,
-            min_samples=FULL_CONTEXT_MIN_SAMPLES,
-            max_samples=FULL_CONTEXT_MAX_SAMPLES,
-        )
-        return {"forward": forward}
-    chunk_seconds = config.context.chunk_frames * HOP_SAMPLES / SAMPLE_RATE
-    most = max(1, int(STREAMING_MAX_SECONDS / chunk_seconds))
-    example_chunks = min(most, -(-EXAMPLE_FRAMES // config.context.chunk_frames))
-    state = student.encoder.fresh_state()
+        example = HOP_SAMPLES * EXAMPLE_FRAMES + OVERLAP_SAMPLES + 7
+        return example, ({1: samples},), FULL_CONTEXT_MIN_SAMPLES, FULL_CONTEXT_MAX_SAMPLES
+    chunk_frames = config.context.chunk_frames
+    most = max(1, int(STREAMING_MAX_SECONDS / (chunk_frames * HOP_SAMPLES / SAMPLE_RATE)))
+    example = chunk_samples(config, min(most, -(-EXAMPLE_FRAMES // chunk_frames)))
     chunks = Dim("chunks", min=1, max=most)
-    samples = HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
-    forward = Method(
-        module=Forward(student),
-        example=(torch.zeros(1, chunk_samples(config, example_chunks)), *state),
-        dynamic_shapes=({1: samples}, tuple({} for _ in state)),
-        inputs=("waveform", *state._fields),
-        outputs=(*outputs, *state._fields),
-        min_samples=chunk_samples(config, 1),
-        max_samples=chunk_samples(config, most),
-    )
-    step = replace(
-        forward,
-        example=(torch.zeros(1, chunk_samples(config, 1)), *state),
-        dynamic_shapes=None,
-        max_samples=chunk_samples(config, 1),
-    )
-    return {"forward": forward, "step": step}
+    samples = HOP_SAMPLES * chunk_frames * chunks + OVERLAP_SAMPLES
+    dynamic_shapes: tuple[Any, ...] = ({1: samples}, tuple({} for _ in EncoderState._fields))
+    return example, dynamic_shapes, chunk_samples(config, 1), chunk_samples(config, most)
+
+
+def _method_names(config: EncoderConfig, names: Sequence[str] | None) -> tuple[str, ...]:
+    possible = METHODS if config.context is not None else ("forward", "features")
+    if names is None:
+        return tuple(name for name in possible if name != "features")
+    if unknown := [name for name in names if name not in possible]:
+        kind = "streaming" if config.context is not None else "full-context"
+        raise ExportError(f"a {kind} student has no method {unknown}; it has {list(possible)}")
+    if "forward" not in names:
+        raise ExportError(f"got the methods {list(names)}; forward must be among them")
+    return tuple(names)
+
+
+def _hidden_layers(
+    config: EncoderConfig, names: Sequence[str], layers: Sequence[int]
+) -> tuple[int, ...]:
+    """In ascending order, the last one always among them: it is what ``hidden`` is."""
+    if wrong := [layer for layer in layers if not 1 <= layer <= config.layers]:
+        raise ExportError(f"this student has no layers {wrong}; it has 1 to {config.layers}")
+    if layers and "features" not in names:
+        raise ExportError(f"the layers {list(layers)} need the method features; name it too")
+    return tuple(sorted({*layers, config.layers}))
 
 
 def card(
@@ -137,6 +209,8 @@ def card(
         lookahead_samples = (config.context.chunk_frames - 1) * HOP_SAMPLES
         state = state_shapes(config, 1, config.context.left_frames)
     data = provenance.get("training_data", [])
+    features = methods["features"].module if "features" in methods else None
+    hidden_layers = features.layers if isinstance(features, Features) else (config.layers,)
     return {
         "format": "rdsdk",
         "version": CARD_VERSION,
@@ -144,7 +218,7 @@ def card(
         "language": str(provenance.get("language", "und")),
         "task": "features" if checkpoint.vocabulary is None else "ctc",
         "architecture": config.to_dict(),
-        "parameters": student.parameter_count(),
+        "parameters": exported_parameters(student),
         "vocabulary": None if checkpoint.vocabulary is None else checkpoint.vocabulary.to_dict(),
         "sample_rate": SAMPLE_RATE,
         "hop_samples": HOP_SAMPLES,
@@ -167,7 +241,7 @@ def card(
             for method_name, method in methods.items()
         },
         "state": [{"name": key, "shape": list(shape)} for key, shape in state.items()],
-        "hidden_layers": [config.layers],
+        "hidden_layers": list(hidden_layers),
         "licence": str(provenance.get("licence", "unknown")),
         "training_data": [str(item) for item in data] if isinstance(data, list) else [],
         "measured": measured or {},

@@ -27,7 +27,8 @@ _ELSEWHERE = {
     "distill": _Elsewhere("rdsdk.training.distill", "train", "distil a teacher into a student"),
     "evaluate": _Elsewhere("rdsdk.evaluation.cli", "train", "error rates of a model"),
     "analyze": _Elsewhere("rdsdk.evaluation.analyze", "train", "how alike layers are"),
-    "export": _Elsewhere("mobile_export.cli", "export", "checkpoint -> .pte"),
+    "export": _Elsewhere("mobile_export.cli", "export", "checkpoint -> artefact, proven"),
+    "verify": _Elsewhere("mobile_export.verify_cli", "export", "is an artefact its checkpoint's?"),
     "import": _Elsewhere("rdsdk.models.importers", "train", "published checkpoint -> ours"),
 }
 _HERE = {

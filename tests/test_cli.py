@@ -294,7 +294,13 @@ def test_a_command_of_another_room_gets_its_arguments(monkeypatch):
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("finetune", "train"), ("evaluate", "train"), ("export", "export"), ("import", "train")],
+    [
+        ("finetune", "train"),
+        ("evaluate", "train"),
+        ("export", "export"),
+        ("verify", "export"),
+        ("import", "train"),
+    ],
 )
 def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
     def missing(name: str) -> ModuleType:
@@ -321,7 +327,7 @@ def test_help_lists_every_command(capsys):
         cli.main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("transcribe", "features", "info", "finetune", "evaluate", "export", "import"):
+    for command in ("transcribe", "features", "info", "finetune", "evaluate", "export", "verify"):
         assert command in out
 
 

@@ -27,17 +27,34 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rdsdk.cli": ("rdsdk", "rdsdk.errors"),
     "rdsdk": (*CORE, "rdsdk.runtime"),
     "mobile_export": ("rdsdk.models", "rdsdk.decoding.vocabulary", "rdsdk.errors"),
+    # A proof runs the artefact as its users do, and reads its bytes as they do.
+    "mobile_export.agreement": ("rdsdk.models", "rdsdk.runtime.program"),
+    "mobile_export.outside_time": (
+        "rdsdk.models",
+        "rdsdk.runtime.artefact",
+        "rdsdk.runtime.card",
+        "rdsdk.runtime.executorch",
+    ),
     "mobile_export.verify": (
         "rdsdk.models",
         "rdsdk.decoding.vocabulary",
         "rdsdk.errors",
+        "rdsdk.runtime.artefact",
         "rdsdk.runtime.program",
     ),
+    "mobile_export.listening": (*BELOW_TRAINING, "rdsdk.evaluation", "rdsdk.runtime"),
+    "mobile_export.word_errors": (*BELOW_TRAINING, "rdsdk.evaluation", "rdsdk.runtime"),
     # A kit says what a phone must hear and say, so it hears and speaks as the runtime does.
     "mobile_export.kit": ("rdsdk.audio", "rdsdk.errors", "rdsdk.runtime.program"),
     "mobile_export.vectors": (*CORE, "rdsdk.runtime"),
     # What an artefact's last bytes mean is written down once, where they are read.
     "mobile_export.executorch": (
+        "rdsdk.models",
+        "rdsdk.decoding.vocabulary",
+        "rdsdk.errors",
+        "rdsdk.runtime.artefact",
+    ),
+    "mobile_export.coreml_delegate": (
         "rdsdk.models",
         "rdsdk.decoding.vocabulary",
         "rdsdk.errors",

@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .pte file or a bundled name (default: %(default)s)",
     )
     parser.add_argument(
-        "--layer", type=int, default=-1, help="encoder layer, -1 for the last (default)"
+        "--layer",
+        type=int,
+        default=-1,
+        help="encoder layer, counted from 1, of those in the model (rdsdk info); -1 is the last "
+        "(default)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads to use")
 

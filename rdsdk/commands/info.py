@@ -72,6 +72,7 @@ def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
         ("licence", card.licence),
         ("training data", card.training_data),
         ("measured", card.measured),
+        ("verification", card.verification),
         ("made by", f"rdsdk {card.rdsdk_version}"),
     ]
 

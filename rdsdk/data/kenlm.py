@@ -56,8 +56,8 @@ def build(folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
-        _run([*pip, "--dest", str(work), f"kenlm=={VERSION}"])
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        _run([*pip, "--no-binary", "kenlm", "--dest", str(work), f"kenlm=={VERSION}"])
         archive = work / f"kenlm-{VERSION}.tar.gz"
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         if digest != SHA256:

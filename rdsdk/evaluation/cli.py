@@ -86,7 +86,9 @@ def _show(model: str, evaluations: Sequence[Evaluation], groups: Sequence[str]) 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rdsdk evaluate", description=__doc__)
     parser.add_argument(
-        "model", metavar="MODEL", help="a .pte file, a bundled name or a checkpoint folder"
+        "model",
+        metavar="MODEL",
+        help="a .pte file, a bundled name, a checkpoint folder, or pocketsphinx as a peer",
     )
     parser.add_argument(
         "data",

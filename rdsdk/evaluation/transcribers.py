@@ -21,6 +21,9 @@ from rdsdk.models.student import Student
 
 SAMPLE_RATE = 16_000
 
+POCKETSPHINX = "pocketsphinx"
+"""The name of a peer to place models by: PocketSphinx with the English model of its package."""
+
 TAIL_FRAMES = 10
 """Of silence after a recording that a streaming student hears, as in the runtime."""
 
@@ -38,7 +41,7 @@ def load_transcriber(
     """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
 
     An artefact runs as it does for a user, with its endpoints; a checkpoint decodes what it hears
-    in one pass.
+    in one pass. ``pocketsphinx`` is PocketSphinx, as a peer.
 
     Args:
         block_ms: an artefact hears blocks of so many milliseconds through a live stream, partials
@@ -55,6 +58,13 @@ def load_transcriber(
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
+    if model == POCKETSPHINX and not Path(model).exists():
+        if (threads, block_ms, chunk_frames, beam) != (None,) * 4 or hotwords:
+            raise ConfigError(
+                "pocketsphinx hears whole recordings on one thread, with its own language model; "
+                "leave options out"
+            )
+        return _pocketsphinx()
     if Path(model).is_dir():
         if block_ms is not None:
             raise ConfigError(
@@ -147,5 +157,29 @@ def _from_checkpoint(
     def transcribe(samples: NDArray[np.float32]) -> str:
         heard = heard_log_probs(student, samples, whole=chunk_frames == 0)
         return text_of(heard, vocabulary, beam, hotwords)
+
+    return transcribe
+
+
+def _pocketsphinx() -> Transcriber:
+    try:
+        from pocketsphinx import Decoder
+    except ImportError as error:
+        raise ConfigError(
+            f"PocketSphinx is not installed ({error}); run: pip install pocketsphinx"
+        ) from error
+    decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+
+    def transcribe(samples: NDArray[np.float32]) -> str:
+        if len(samples) < RECEPTIVE_FIELD_SAMPLES:
+            return ""
+        decoder.start_utt()
+        whole = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+        decoder.process_raw(whole, full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        # Pronunciation variants are written word(2).
+        words = (found.hypstr if found else "").upper().split()
+        return " ".join(word.partition("(")[0] for word in words)
 
     return transcribe

@@ -48,6 +48,8 @@ def split_heads(x_btd: Tensor, heads: int) -> Tensor:
 
 def remember(past_bhld: Tensor, new_ntd: Tensor) -> Tensor:
     """Remembered and new frames of every head: (B, H, L, d), (N, T, d) -> (N, K, d)."""
+    if past_bhld.shape[2] == 0:
+        return new_ntd
     return torch.cat([past_bhld.flatten(0, 1), new_ntd], dim=1)
 
 

@@ -193,6 +193,10 @@ class EncoderConfig:
         for conv in self.convs:
             if min(conv.channels, conv.kernel, conv.stride) < 1:
                 raise ConfigError(f"a convolution needs positive numbers, got {conv}")
+            if conv.kernel < conv.stride:
+                raise ConfigError(
+                    f"a convolution must not skip frames: its kernel is below its stride in {conv}"
+                )
             field += (conv.kernel - 1) * hop
             hop *= conv.stride
         if (hop, field) != (HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES):

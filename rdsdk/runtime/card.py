@@ -29,6 +29,7 @@ class Method:
     """One method of the program: tensor names in order, and how many samples a call may hold.
 
     ``forward`` is always there. ``step``, in streaming artefacts, takes exactly one chunk.
+    ``features`` takes what ``forward`` takes and gives the hidden states of several layers.
     """
 
     inputs: tuple[str, ...]
@@ -64,6 +65,8 @@ class Card:
     measured: Mapping[str, Any]
     rdsdk_version: str
     architecture: Mapping[str, Any] = field(repr=False)
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    """What was found when the artefact was compared with its checkpoint; empty in older ones."""
 
     @classmethod
     def from_json(cls, text: str, source: str = "this artefact") -> Card:
@@ -107,6 +110,12 @@ class Card:
     def frame_seconds(self) -> float:
         """Seconds from one frame to the next."""
         return self.hop_samples / self.sample_rate
+
+    def expected_outputs(self, method: str) -> tuple[str, ...]:
+        """The names of what a method gives, by its own name."""
+        if method == "features":
+            return (*(f"hidden_{layer}" for layer in self.hidden_layers), *self.state)
+        return (*(("log_probs",) if self.task == "ctc" else ()), "hidden", *self.state)
 
     @property
     def chunk_samples(self) -> int:
@@ -156,6 +165,7 @@ def _parse(value: Mapping[str, Any]) -> Card:
         training_data=_texts(value, "training_data"),
         measured=_get(value, "measured", dict),
         rdsdk_version=_get(value, "rdsdk_version", str),
+        verification=_get(value, "verification", dict) if "verification" in value else {},
     )
 
 
@@ -171,8 +181,8 @@ def _check(card: Card) -> None:
         )
     if "forward" not in card.methods:
         raise _CardFault(f"no method forward among {sorted(card.methods)}")
-    outputs = (*(("log_probs",) if card.task == "ctc" else ()), "hidden", *card.state)
     for name, method in card.methods.items():
+        outputs = card.expected_outputs(name)
         if method.inputs != (WAVEFORM, *card.state) or method.outputs != outputs:
             raise _CardFault(
                 f"{name} has inputs {list(method.inputs)} and outputs {list(method.outputs)}, "
@@ -202,8 +212,10 @@ def _check(card: Card) -> None:
             "streaming context"
         )
     _positive(card.architecture, "width")
-    if not card.hidden_layers:
-        raise _CardFault("hidden_layers is empty")
+    if not card.hidden_layers or list(card.hidden_layers) != sorted(set(card.hidden_layers)):
+        raise _CardFault(f"hidden_layers is {list(card.hidden_layers)}, expected rising numbers")
+    if len(card.hidden_layers) > 1 and "features" not in card.methods:
+        raise _CardFault(f"no method gives the hidden layers {list(card.hidden_layers)}")
 
 
 def _get(value: object, name: str, kind: Any, optional: bool = False) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rdsdk.runtime.program import Output, Program
+from rdsdk.runtime.layers import FrameProgram
+from rdsdk.runtime.program import Output
 from rdsdk.runtime.samples import Samples
 
 TAIL_FRAMES = 10
@@ -23,7 +24,7 @@ class ChunkedFrames:
     chunks in one call are faster than one by one and give the same numbers.
     """
 
-    def __init__(self, program: Program, call_seconds: float = 5.0) -> None:
+    def __init__(self, program: FrameProgram, call_seconds: float = 5.0) -> None:
         card = program.card
         assert card.context is not None
         self._program = program

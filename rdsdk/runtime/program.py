@@ -28,6 +28,13 @@ class Output(NamedTuple):
     state: State
 
 
+class Features(NamedTuple):
+    """One call of ``features``: hidden (T, D) of each layer by its number from 1, and the state."""
+
+    hidden: Mapping[int, np.ndarray]
+    state: State
+
+
 class Program:
     """A program loaded once. Its methods may be called from any thread; one call runs at a time.
 
@@ -90,7 +97,7 @@ class Program:
         Raises:
             ModelError: a length, shape or state the program does not take, or the run failed.
         """
-        return self._run("forward", waveform, state)
+        return self._output("forward", waveform, state)
 
     def step(self, waveform: np.ndarray, state: State | None = None) -> Output:
         """The same for exactly one chunk: 320 * chunk_frames + 80 samples.
@@ -102,9 +109,34 @@ class Program:
         """
         if self.card.context is None:
             raise ModelError(f"{self.path} is a full-context model; it has no chunks to step by")
-        return self._run("step" if "step" in self.card.methods else "forward", waveform, state)
+        return self._output("step" if "step" in self.card.methods else "forward", waveform, state)
 
-    def _run(self, name: str, waveform: np.ndarray, state: State | None) -> Output:
+    def features(self, waveform: np.ndarray, state: State | None = None) -> Features:
+        """As ``forward``, for the hidden states of every layer that the artefact holds.
+
+        Raises:
+            ModelError: as ``forward``, or an artefact without that method.
+        """
+        if "features" not in self.card.methods:
+            raise ModelError(
+                f"{self.path} has the methods {sorted(self.card.methods)}, but not features; "
+                "export it with --methods forward,features"
+            )
+        named = self._run("features", waveform, state)
+        hidden = {layer: named[f"hidden_{layer}"][0] for layer in self.card.hidden_layers}
+        return Features(hidden, {name: named[name] for name in self.card.state})
+
+    def _output(self, method: str, waveform: np.ndarray, state: State | None) -> Output:
+        named = self._run(method, waveform, state)
+        log_probs = named.get("log_probs")
+        return Output(
+            None if log_probs is None else log_probs[0],
+            named["hidden"][0],
+            {name: named[name] for name in self.card.state},
+        )
+
+    def _run(self, name: str, waveform: np.ndarray, state: State | None) -> dict[str, np.ndarray]:
+        """Call a method; its outputs by name, with their axis of one recording."""
         import torch
 
         method = self.card.methods[name]
@@ -123,13 +155,7 @@ class Program:
                 outputs = self._methods[name](inputs)
             except _FAULTS as error:
                 raise ModelError(f"{self.path}: the program failed to run: {error}") from error
-        named = {name: out.numpy() for name, out in zip(method.outputs, outputs, strict=True)}
-        log_probs = named.get("log_probs")
-        return Output(
-            None if log_probs is None else log_probs[0],
-            named["hidden"][0],
-            {name: named[name] for name in self.card.state},
-        )
+        return {name: out.numpy() for name, out in zip(method.outputs, outputs, strict=True)}
 
     def _check_length(self, method: Method, waveform: np.ndarray) -> None:
         context = self.card.context
@@ -202,9 +228,10 @@ class Program:
         ) // card.hop_samples
         wanted_inputs = [(1, expected.max_samples), *card.state.values()]
         symbols = None if card.vocabulary is None else len(card.vocabulary)
-        wanted_outputs: list[tuple[int | None, ...]] = [(1, frames, None), *card.state.values()]
-        if card.task == "ctc":
-            wanted_outputs.insert(0, (1, frames, symbols))
+        wanted_outputs: list[tuple[int | None, ...]] = [
+            card.state.get(name, (1, frames, symbols if name == "log_probs" else None))
+            for name in expected.outputs
+        ]
         for what, names, got, wanted in (
             ("input", expected.inputs, inputs, wanted_inputs),
             ("output", expected.outputs, outputs, wanted_outputs),

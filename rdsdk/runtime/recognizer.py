@@ -18,6 +18,7 @@ from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import AudioError, DeviceError, ModelError
 from rdsdk.runtime.card import Card
 from rdsdk.runtime.endpoint import EndpointRules
+from rdsdk.runtime.layers import program_of_layer
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.stream import Stream, frame_source
 from rdsdk.runtime.transcription import OnSegment, Transcription
@@ -123,13 +124,7 @@ class Recognizer:
             AudioError: the source cannot be read, or holds no sound.
             ModelError: the artefact does not hold that layer, or fails.
         """
-        layers = self.card.hidden_layers
-        if layer not in (-1, layers[-1]):
-            raise ModelError(
-                f"{self.path} holds the hidden states of layer {layers[-1]} only, not of layer "
-                f"{layer}; use layer=-1 or export another artefact"
-            )
-        frames = frame_source(self._program)
+        frames = frame_source(program_of_layer(self._program, layer))
         hidden = []
         for block in _blocks(source):
             hidden += [output.hidden for output in frames.feed(block)]

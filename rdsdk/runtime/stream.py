@@ -18,6 +18,7 @@ from rdsdk.errors import ConfigError, ModelError
 from rdsdk.runtime.chunks import ChunkedFrames
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.gating import Gating
+from rdsdk.runtime.layers import FrameProgram
 from rdsdk.runtime.program import Output, Program
 from rdsdk.runtime.segmenter import Segmenter
 from rdsdk.runtime.windows import WindowedFrames
@@ -25,7 +26,7 @@ from rdsdk.runtime.windows import WindowedFrames
 FrameSource = ChunkedFrames | WindowedFrames
 
 
-def frame_source(program: Program, call_seconds: float = 5.0) -> FrameSource:
+def frame_source(program: FrameProgram, call_seconds: float = 5.0) -> FrameSource:
     """Chunks for a streaming program, windows for a full-context one."""
     if program.card.context is None:
         return WindowedFrames(program)

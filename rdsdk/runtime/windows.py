@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rdsdk.errors import ConfigError
-from rdsdk.runtime.program import Output, Program
+from rdsdk.runtime.layers import FrameProgram
+from rdsdk.runtime.program import Output
 from rdsdk.runtime.samples import Samples
 
 
@@ -19,7 +20,7 @@ class WindowedFrames:
     and kept from the window that sees further around them.
     """
 
-    def __init__(self, program: Program, margin_seconds: float = 2.0) -> None:
+    def __init__(self, program: FrameProgram, margin_seconds: float = 2.0) -> None:
         card = program.card
         self._program = program
         self._hop = card.hop_samples

@@ -91,7 +91,7 @@ def main() -> int:
         ("mutable buffers", {"step": remembering(both["step"], student)}),
     ):
         print(f"lowering: {name} ...", file=sys.stderr, flush=True)
-        files[name] = lower(chosen, "{}").buffer
+        files[name] = lower(chosen, "{}")
     grown = len(files["forward and step"]) / len(files["forward alone"]) - 1
     state = [tensor.numpy() for tensor in both["step"].example[1:]]
     state_kib = sum(tensor.nbytes for tensor in state) / 1024

@@ -258,3 +258,12 @@ def test_options_that_do_not_go_with_the_model_are_refused(
     for chunk in (0, 8):
         (found,) = results(capsys, model, manifest, "--chunk-frames", chunk)
         assert (found["substitutions"], found["deletions"], found["insertions"]) == (4, 3, 2)
+
+
+def test_a_peer_hears_the_same_recordings(capsys: pytest.CaptureFixture[str]) -> None:
+    speech = Path(__file__).parents[1] / "assets" / "speech" / "manifest.jsonl"
+    (found,) = results(capsys, "pocketsphinx", speech, "--normalise")
+    # It is a recogniser of English: most words are right, not all.
+    assert 0 < found["wer"] < 0.6
+    with pytest.raises(ConfigError, match="leave options out"):
+        main(["pocketsphinx", str(speech), "--block-ms", "100"])

@@ -43,10 +43,12 @@ def test_a_students_macs_are_those_of_its_modules(name: str, reuse: str | None) 
         student = Student(config, symbols=29).eval().to("meta")
         waveform = torch.zeros(1, SAMPLES)
     found = macs(student_shape(config, symbols=29), SAMPLES)
-    assert found.total == counted(student, waveform)
+    # The modules also run the frame or two of each convolution that no output needs, and the
+    # statistics of the first norm.
+    assert found.total < counted(student, waveform) < 1.0015 * found.total
     # Negative control: another reuse pattern costs something else.
     other = replace(config, map_owner=(0,) * config.layers)
-    assert macs(student_shape(other, symbols=29), SAMPLES).total < found.total
+    assert 1.0015 * macs(student_shape(other, symbols=29), SAMPLES).total < found.total
 
 
 def test_projection_heads_are_counted() -> None:

@@ -55,7 +55,7 @@ def test_a_student_comes_to_resemble_its_teacher(
     run = tmp_path / "run"
     rows = dev(run)
     assert [row["step"] for row in rows] == [12, 24, 36, 48, 60]
-    assert rows[-1]["dev/loss"] < 0.8 * rows[0]["dev/loss"]
+    assert rows[-1]["dev/loss"] < 0.85 * rows[0]["dev/loss"]
     assert rows[-1]["dev/similarity_layer04"] > rows[0]["dev/similarity_layer04"]
     best = checkpoint.load(run / "best")
     assert best.student.projection_width == 48

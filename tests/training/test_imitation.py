@@ -65,7 +65,7 @@ def test_a_run_comes_to_say_what_its_teacher_says(recipe: Path, tmp_path: Path) 
         run = tmp_path / weight
         assert main([*common, f"imitation.weight={weight}", f"output={run}"]) == 0
         said[weight] = last_imitation(run)
-    assert said["20"] < 0.1 * said["0.0001"]
+    assert said["20"] < 0.2 * said["0.0001"]
 
 
 def test_a_teacher_of_other_symbols_is_refused(recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""The English recipes fit each other, and run one after the other in miniature."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rdsdk.errors import ConfigError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import preset
+from rdsdk.training import cli, distill
+from rdsdk.training.distill_recipe import read_command
+from rdsdk.training.recipe import read_recipe
+
+
+def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
+    phones = read_recipe(["--config", "english-teacher-phones"])[0]
+    teacher = read_recipe(["--config", "english-teacher"])[0]
+    distilled = read_command(["--config", "english-distil"]).recipe
+    english = read_recipe(["--config", "english"])[0]
+    assert teacher.student.checkpoint == f"{phones.output}/last"
+    assert distilled.teacher == english.imitation.teacher == f"{teacher.output}/best"
+    assert english.student.checkpoint == f"{distilled.output}/last"
+    assert phones.regularisation.aligned_start_steps >= phones.optimisation.steps
+    # The student can take over its teacher's extractor, and is ARMHuBERT-S behind it.
+    assert phones.student.preset is not None
+    student, source = distilled.student.config(), preset(phones.student.preset)
+    for name in ("convs", "extractor_norm", "first_norm_epsilon", "conv_bias"):
+        assert getattr(student, name) == getattr(source, name)
+    published = preset("armhubert-s")
+    for name in ("width", "ffn", "heads", "map_owner"):
+        assert getattr(student, name) == getattr(published, name)
+    assert replace(student, dropout=0.1) == preset("english")
+
+
+def test_the_stages_run_one_after_the_other(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    common = [f"train=[{corpus[0]}]", f"dev=[{corpus[1]}]", "hardware.accelerator=cpu"]
+    common += ["batch_seconds=8", "optimisation.steps=2", "validate_every_steps=2"]
+    common += ["hardware.precision=32-true", "hardware.workers=0"]
+    common += ["augmentation.noise=null", "augmentation.noise_probability=0"]
+    few = "optimisation.warmup_steps=1"
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+
+    def finetune(name: str, output: Path, *more: str) -> int:
+        return cli.main(["--config", name, *common, few, f"output={output}", *more])
+
+    start = ("student.checkpoint=null", "student.preset=tiny")
+    assert finetune("english-teacher", teacher, *start) == 0
+    tiny = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48", f"output={student}"]
+    arguments = ["--config", "english-distil", *common, *tiny, f"teacher={teacher / 'best'}"]
+    assert distill.main(arguments) == 0
+    given = (f"student.checkpoint={student / 'last'}", f"imitation.teacher={teacher / 'best'}")
+    assert finetune("english", tmp_path / "english", *given) == 0
+    made = checkpoint.load(tmp_path / "english" / "best")
+    assert made.student.config.context is not None
+    assert made.vocabulary is not None
+    assert made.provenance["licence"] == "CC BY 4.0"
+    # A teacher of other symbols would be noticed before anything is trained.
+    with pytest.raises(ConfigError, match="the same symbols"):
+        finetune("english", tmp_path / "other", *given, "lexicon=[A]", "units=words")
