@@ -25,7 +25,8 @@ class BeamSettings:
         lm_weight: with what the logarithm of the language model is multiplied.
         word_score: for each word, where words are spelled and come from a lexicon or a language
             model; above zero, it evens out that a language model prefers few words.
-        hotword_boost: for each symbol of a hotword.
+        hotword_boost: for each symbol of a hotword. Twice the default begins to invent hotwords
+            where nobody said them.
         sum_alignments: score log P(symbols | frames) instead, the sum over all alignments, as CTC
             defines it. A model that is not quite sure of its silences then finds letters in long
             ones. Without effect on hotwords where words are free.
