@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rdsdk.audio.speech_gate import SpeechGate as SpeechGate
     from rdsdk.decoding.segment import Segment as Segment
     from rdsdk.decoding.segment import Word as Word
+    from rdsdk.decoding.settings import BeamSettings as BeamSettings
     from rdsdk.errors import AudioError as AudioError
     from rdsdk.errors import CheckpointError as CheckpointError
     from rdsdk.errors import ConfigError as ConfigError
@@ -61,6 +62,7 @@ _HOME = {
         ),
         "rdsdk.errors",
     ),
+    "BeamSettings": "rdsdk.decoding.settings",
     "Card": "rdsdk.runtime.card",
     "EndpointRules": "rdsdk.runtime.endpoint",
     "Stream": "rdsdk.runtime.stream",

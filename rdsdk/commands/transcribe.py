@@ -17,6 +17,7 @@ from rdsdk.audio import files
 from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.commands import live
 from rdsdk.commands.console import complain, warnings_in_one_line
+from rdsdk.decoding.arguments import add_decoding_arguments, decoding
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, ConfigError
 from rdsdk.runtime.endpoint import EndpointRules
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="no words outside speech: only where silero-vad finds speech with this probability "
         "(--gate alone: %(const)s); needs pip install 'rdsdk[vad]'",
     )
+    add_decoding_arguments(parser)
     listening = parser.add_argument_group("listening to a microphone")
     listening.add_argument(
         "--device", help="a number or a part of a name, as `rdsdk doctor` lists them"
@@ -100,8 +102,8 @@ def _threshold(text: str) -> float:
         ) from None
 
 
-def hearing(arguments: argparse.Namespace) -> tuple[EndpointRules, SpeechGate | None]:
-    """The rules and the gate that the arguments ask for.
+def hearing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments ask of a stream: its rules, gate, beam search and hotwords.
 
     Raises:
         ConfigError: one of them is out of range.
@@ -109,7 +111,9 @@ def hearing(arguments: argparse.Namespace) -> tuple[EndpointRules, SpeechGate | 
     rules = EndpointRules(
         arguments.endpoint_silence, arguments.longest_segment, arguments.no_speech
     )
-    return rules, None if arguments.gate is None else SpeechGate(arguments.gate)
+    gate = None if arguments.gate is None else SpeechGate(arguments.gate)
+    beam, hotwords = decoding(arguments)
+    return {"rules": rules, "gate": gate, "beam": beam, "hotwords": hotwords}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -127,15 +131,15 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) is not None:
             raise ConfigError(f"--{option} is for a microphone; leave it or the files out")
     # A model without text or a gate that is not installed fails here, and not for each file.
-    rules, gate = hearing(arguments)
-    recognizer.stream(rules, gate=gate)
+    how = hearing(arguments)
+    recognizer.stream(**how)
     failed = False
     for name in arguments.files:
         if len(arguments.files) > 1 and not arguments.json:
             print(f"== {name} ==", flush=True)
         try:
             with warnings_in_one_line():
-                _transcribe(recognizer, name, arguments, rules, gate)
+                _transcribe(recognizer, name, arguments, how)
         except AudioError as error:
             complain(error)
             failed = True
@@ -146,8 +150,7 @@ def _transcribe(
     recognizer: Recognizer,
     name: str,
     arguments: argparse.Namespace,
-    rules: EndpointRules,
-    gate: SpeechGate | None,
+    how: dict[str, Any],
 ) -> None:
     with ExitStack() as stack:
         if name == STDIN:
@@ -159,7 +162,7 @@ def _transcribe(
             # Where text appears on the terminal by itself, a bar would only be in its way.
             if not sys.stdout.isatty() and sys.stderr.isatty():
                 blocks = stack.enter_context(_progress(name, blocks))
-        for segment in recognizer.transcribe(blocks, rules, gate=gate):
+        for segment in recognizer.transcribe(blocks, **how):
             show(segment, name, arguments)
 
 

@@ -67,6 +67,11 @@ class GreedyDecoder:
         """Where the open word begins; None when no word is open."""
         return None if self._open is None else self._seconds(self._open.first_frame)
 
+    @property
+    def between_words(self) -> bool:
+        """Whether no word is open."""
+        return self._open is None
+
     def feed(self, log_probs: np.ndarray) -> list[Word]:
         """Read frames (T, V) and return the words that they completed.
 
@@ -122,6 +127,16 @@ class GreedyDecoder:
             self._seconds(self._open.last_frame + 1),
             min(float(np.exp(np.mean(self._open.peaks))), 1.0),
         )
+
+    def unfinished(self) -> list[Word]:
+        """``pending`` as a list, as every decoder gives it."""
+        pending = self.pending()
+        return [] if pending is None else [pending]
+
+    def end(self) -> list[Word]:
+        """``end_word`` as a list, as every decoder gives it."""
+        last = self.end_word()
+        return [] if last is None else [last]
 
     def _seconds(self, frame: int) -> float:
         # To the microsecond, so that 328 frames are 6.56 s and not 6.5600000000000005.

@@ -6,11 +6,13 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.arguments import add_decoding_arguments, decoding
 from rdsdk.errors import ConfigError
 from rdsdk.evaluation import conditions, report
 from rdsdk.evaluation.evaluate import Evaluation, evaluate
@@ -43,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         names or [conditions.CLEAN], arguments.noise, arguments.noise_pattern
     )
     corpora = [(source, read_cuts(source)) for source in arguments.data]
+    beam, hotwords = decoding(arguments)
     transcribe = load_transcriber(
-        arguments.model, arguments.threads, arguments.block_ms, arguments.chunk_frames
+        arguments.model,
+        arguments.threads,
+        arguments.block_ms,
+        arguments.chunk_frames,
+        beam,
+        hotwords,
     )
     evaluations = [
         evaluate(transcribe, cuts, source, arguments.normalise, under)
@@ -57,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.draw_rates(arguments.figure, arguments.model, evaluations)
     if arguments.json:
         values = [evaluation.to_dict(arguments.by) for evaluation in evaluations]
-        print(json.dumps({"model": arguments.model, "results": values}, indent=2))
+        how = None if beam is None else {**asdict(beam), "lm": beam.lm and str(beam.lm)}
+        row = {"model": arguments.model, "beam": how, "hotwords": hotwords, "results": values}
+        print(json.dumps(row, indent=2))
     else:
         _show(arguments.model, evaluations, arguments.by)
     return 0
@@ -119,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="frames of 20 ms heard at once, of a streaming checkpoint; 0 for full context",
     )
+    add_decoding_arguments(parser)
     sound = parser.add_argument_group("what is done to the recordings")
     sound.add_argument(
         "--condition",

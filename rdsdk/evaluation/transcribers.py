@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import rdsdk
-from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.decoder import new_decoder
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.models import checkpoint
@@ -34,29 +35,34 @@ def load_transcriber(
     threads: int | None = None,
     block_ms: float | None = None,
     chunk_frames: int | None = None,
+    beam: BeamSettings | None = None,
+    hotwords: Sequence[str] = (),
 ) -> Transcriber:
     """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
 
-    An artefact runs as it does for a user, with its endpoints; a checkpoint decodes greedily what
-    it hears in one pass. ``pocketsphinx`` is PocketSphinx, as a peer.
+    An artefact runs as it does for a user, with its endpoints; a checkpoint decodes what it hears
+    in one pass. ``pocketsphinx`` is PocketSphinx, as a peer.
 
     Args:
         block_ms: an artefact hears blocks of so many milliseconds through a live stream, partials
             included, as from a microphone; None gives it whole recordings.
         chunk_frames: a streaming checkpoint hears chunks of so many frames instead of its own, 0
             the whole recording at once.
+        beam, hotwords: as for ``rdsdk.transcribe``; without either, text is read greedily.
 
     Raises:
-        ModelError: the artefact cannot be loaded, or the checkpoint writes no text.
+        ModelError: the artefact or the language model cannot be loaded, or the checkpoint writes
+            no text.
         CheckpointError: the folder is no intact checkpoint.
         ConfigError: ``threads`` is below one, or an option does not go with the model.
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
     if model == POCKETSPHINX and not Path(model).exists():
-        if (threads, block_ms, chunk_frames) != (None, None, None):
+        if (threads, block_ms, chunk_frames, beam) != (None,) * 4 or hotwords:
             raise ConfigError(
-                "pocketsphinx hears whole recordings on one thread; leave options out"
+                "pocketsphinx hears whole recordings on one thread, with its own language model; "
+                "leave options out"
             )
         return _pocketsphinx()
     if Path(model).is_dir():
@@ -65,22 +71,24 @@ def load_transcriber(
                 f"{model} is a checkpoint, which hears recordings in one pass; blocks go with an "
                 "artefact (rdsdk export)"
             )
-        return _from_checkpoint(Path(model), threads, chunk_frames)
+        return _from_checkpoint(Path(model), threads, chunk_frames, beam, hotwords)
     if chunk_frames is not None:
         raise ConfigError(
             f"{model} is an artefact, whose chunk is fixed; choose chunk_frames in rdsdk export, "
             "or evaluate the checkpoint"
         )
     recognizer = rdsdk.load(model, threads)
+    # Here and not in the first recording's time: a language model is prepared once.
+    recognizer.stream(beam=beam, hotwords=hotwords)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
-        segments = recognizer.transcribe((samples, SAMPLE_RATE))
+        segments = recognizer.transcribe((samples, SAMPLE_RATE), beam=beam, hotwords=hotwords)
         return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
 
     def live(samples: NDArray[np.float32]) -> str:
         assert block_ms is not None
         block = max(1, round(block_ms * SAMPLE_RATE / 1000))
-        stream = recognizer.stream(partials=True)
+        stream = recognizer.stream(partials=True, beam=beam, hotwords=hotwords)
         segments: list[rdsdk.Segment] = []
         for start in range(0, len(samples), block):
             segments += stream.feed(samples[start : start + block])
@@ -114,16 +122,24 @@ def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool 
     return output.log_probs[0, :frames].clone()
 
 
-def text_of(log_probs: Tensor, vocabulary: Vocabulary) -> str:
-    """log_probs (T, V) -> the words of a greedy decoder, an open last one included."""
-    decoder = GreedyDecoder(vocabulary)
+def text_of(
+    log_probs: Tensor,
+    vocabulary: Vocabulary,
+    beam: BeamSettings | None = None,
+    hotwords: Sequence[str] = (),
+) -> str:
+    """log_probs (T, V) -> the words of a decoder, an open last one included."""
+    decoder = new_decoder(vocabulary, beam=beam, hotwords=hotwords)
     words = decoder.feed(log_probs.numpy())
-    last = decoder.end_word()
-    return " ".join(word.text for word in (*words, *([last] if last else [])))
+    return " ".join(word.text for word in (*words, *decoder.end()))
 
 
 def _from_checkpoint(
-    folder: Path, threads: int | None, chunk_frames: int | None = None
+    folder: Path,
+    threads: int | None,
+    chunk_frames: int | None = None,
+    beam: BeamSettings | None = None,
+    hotwords: Sequence[str] = (),
 ) -> Transcriber:
     loaded = checkpoint.load(folder)
     if chunk_frames:
@@ -134,12 +150,13 @@ def _from_checkpoint(
             f"{folder} holds no CTC head with a vocabulary, so it writes no text; evaluate what "
             "`rdsdk finetune` makes of it"
         )
+    new_decoder(vocabulary, beam=beam, hotwords=hotwords)
     if threads is not None:
         torch.set_num_threads(threads)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
         heard = heard_log_probs(student, samples, whole=chunk_frames == 0)
-        return text_of(heard, vocabulary)
+        return text_of(heard, vocabulary, beam, hotwords)
 
     return transcribe
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rdsdk.audio import files
 from rdsdk.audio.samples import SAMPLE_RATE, from_array, mono
 from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.decoding.segment import Segment
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import AudioError, DeviceError, ModelError
 from rdsdk.runtime.card import Card
 from rdsdk.runtime.endpoint import EndpointRules
@@ -59,14 +60,18 @@ class Recognizer:
         partials: bool = True,
         *,
         gate: SpeechGate | None = None,
+        beam: BeamSettings | None = None,
+        hotwords: Sequence[str] = (),
     ) -> Stream:
-        """A new listener; see ``Stream``.
+        """A new listener; see ``Stream``. The first with a language model or with new hotwords
+        takes a second or two to prepare; the next ones with the same share it.
 
         Raises:
-            ModelError: the model gives features and no text.
-            ConfigError: the package that a gate needs is not installed.
+            ModelError: the model gives features and no text, or the language model cannot be read.
+            ConfigError: the package that a gate or a beam search needs is not installed, or a
+                hotword cannot be written with the model's symbols.
         """
-        return Stream(self._program, rules, partials, gate)
+        return Stream(self._program, rules, partials, gate, beam, hotwords)
 
     def transcribe(
         self,
@@ -74,6 +79,8 @@ class Recognizer:
         rules: EndpointRules | None = None,
         *,
         gate: SpeechGate | None = None,
+        beam: BeamSettings | None = None,
+        hotwords: Sequence[str] = (),
         partials: bool = False,
         on_segment: OnSegment | None = None,
     ) -> Transcription:
@@ -87,6 +94,8 @@ class Recognizer:
                 ``Microphone`` does.
             rules: when a segment is over.
             gate: no words outside speech; None hears words everywhere.
+            beam: a beam search, with a language model if it names one; None reads greedily.
+            hotwords: names and terms to expect; they need a beam search and start one.
             partials: also give what is still being said, each time it changes.
             on_segment: called with each segment as it is given.
 
@@ -95,12 +104,14 @@ class Recognizer:
                 in the midst of a recording raise after the segments before them were given.
             DeviceError: the microphone cannot be opened, or went away; what was heard until then
                 is given as final segments first, and so it is on Ctrl-C.
-            ModelError: the model gives features and no text, or fails.
-            ConfigError: the package that a gate needs is not installed.
+            ModelError: the model gives features and no text, or fails; or the language model
+                cannot be read.
+            ConfigError: the package that a gate or a beam search needs is not installed, or a
+                hotword cannot be written with the model's symbols.
         """
         # Not a generator itself: a wrong path or model fails here and not at the first segment.
-        segments = _segments(self.stream(rules, partials, gate=gate), _blocks(source))
-        return Transcription(segments, on_segment)
+        stream = self.stream(rules, partials, gate=gate, beam=beam, hotwords=hotwords)
+        return Transcription(_segments(stream, _blocks(source)), on_segment)
 
     def features(self, source: Source, layer: int = -1) -> np.ndarray:
         """The hidden states (T, D) float32 of a recording, 50 a second.
@@ -143,13 +154,16 @@ def transcribe(
     *,
     rules: EndpointRules | None = None,
     gate: SpeechGate | None = None,
+    beam: BeamSettings | None = None,
+    hotwords: Sequence[str] = (),
     partials: bool = False,
     on_segment: OnSegment | None = None,
 ) -> Transcription:
     """The segments of a source: ``Recognizer.transcribe`` with a model kept loaded.
 
     Args:
-        source, rules, gate, partials, on_segment: as for ``Recognizer.transcribe``.
+        source, rules, gate, beam, hotwords, partials, on_segment: as for
+            ``Recognizer.transcribe``.
         model: a recogniser, a path or a bundled name; None is the bundled default.
 
     Raises:
@@ -159,7 +173,15 @@ def transcribe(
         path = model_path(DEFAULT_MODEL if model is None else model)
         changed = path.stat().st_mtime_ns if path.is_file() else 0
         model = _kept(path.absolute(), changed)
-    return model.transcribe(source, rules, gate=gate, partials=partials, on_segment=on_segment)
+    return model.transcribe(
+        source,
+        rules,
+        gate=gate,
+        beam=beam,
+        hotwords=hotwords,
+        partials=partials,
+        on_segment=on_segment,
+    )
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.decoder import Decoder
 from rdsdk.decoding.segment import Segment, Word
 from rdsdk.runtime.endpoint import EndpointRules
 
@@ -18,7 +18,7 @@ from rdsdk.runtime.endpoint import EndpointRules
 class Segmenter:
     """log_probs (T, V) in, final segments out, and the partial one on demand."""
 
-    def __init__(self, decoder: GreedyDecoder, rules: EndpointRules) -> None:
+    def __init__(self, decoder: Decoder, rules: EndpointRules) -> None:
         self._decoder = decoder
         self._rules = rules
         self.reset()
@@ -37,7 +37,7 @@ class Segmenter:
         """
         finals = []
         for frame in log_probs[:, None]:
-            self._words += self._decoder.feed(frame)
+            self._words += self._told(self._decoder.feed(frame))
             if self._is_over():
                 finals += self._close(latest_seconds)
             elif self._is_unspoken(latest_seconds):
@@ -50,11 +50,20 @@ class Segmenter:
 
     def partial(self) -> Segment | None:
         """What has been heard since the last final segment; None when nothing has."""
-        pending = self._decoder.pending()
-        words = (*self._words, *(() if pending is None else (pending,)))
+        words = (*self._words, *self._told(self._decoder.unfinished()))
         if not words:
             return None
         return _segment(words, is_final=False, stable=_text(self._words))
+
+    def _told(self, words: list[Word]) -> list[Word]:
+        """No word begins in a silence that was told: a search may find it there all the same."""
+        earliest = self._told_until
+        return [
+            word
+            if word.start >= earliest
+            else Word(word.text, earliest, max(word.end, earliest), word.confidence)
+            for word in words
+        ]
 
     def _is_over(self) -> bool:
         opened, last = self._decoder.open_seconds, self._decoder.last_symbol_seconds
@@ -64,7 +73,7 @@ class Segmenter:
         end = self._words[-1].end if last is None else last
         now = self._decoder.seconds
         assert begin is not None
-        return self._rules.is_over(now - end, now - begin, between_words=opened is None)
+        return self._rules.is_over(now - end, now - begin, self._decoder.between_words)
 
     def _is_unspoken(self, latest_seconds: float) -> bool:
         now = self._decoder.seconds
@@ -77,8 +86,7 @@ class Segmenter:
         return Segment("", (), start, self._told_until, is_final=True)
 
     def _close(self, latest_seconds: float) -> list[Segment]:
-        last = self._decoder.end_word()
-        words, self._words = [*self._words, *(() if last is None else (last,))], []
+        words, self._words = [*self._words, *self._told(self._decoder.end())], []
         if not words:
             return []
         words = [_inside(word, latest_seconds) for word in words]

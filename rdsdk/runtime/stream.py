@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from rdsdk.audio.samples import SAMPLE_RATE, Resampler, check_sample_rate, mono
 from rdsdk.audio.speech_gate import SpeechGate
-from rdsdk.decoding.greedy import GreedyDecoder
+from rdsdk.decoding.decoder import new_decoder
 from rdsdk.decoding.segment import Segment
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.runtime.chunks import ChunkedFrames
 from rdsdk.runtime.endpoint import EndpointRules
@@ -43,10 +44,13 @@ class Stream:
         partials: whether ``feed`` also gives the segment that is still being heard.
         gate: no words outside speech, as it tells speech; None hears words everywhere. Features
             are the same with and without.
+        beam: a beam search instead of the likeliest symbols, with a language model if it names one.
+        hotwords: names and terms to expect; they need a beam search and start one.
 
     Raises:
-        ModelError: the program gives features only.
-        ConfigError: the package that a gate needs is not installed.
+        ModelError: the program gives features only, or the language model cannot be read.
+        ConfigError: the package that a gate or a beam search needs is not installed, or a hotword
+            cannot be written with the model's symbols.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Stream:
         rules: EndpointRules | None = None,
         partials: bool = True,
         gate: SpeechGate | None = None,
+        beam: BeamSettings | None = None,
+        hotwords: Sequence[str] = (),
     ) -> None:
         card = program.card
         if card.vocabulary is None or card.task != "ctc":
@@ -67,7 +73,7 @@ class Stream:
         self._width = int(card.architecture["width"])
         self._frames = frame_source(program)
         self._gating = Gating(gate, card)
-        decoder = GreedyDecoder(card.vocabulary, card.frame_seconds)
+        decoder = new_decoder(card.vocabulary, card.frame_seconds, beam, hotwords)
         self._segmenter = Segmenter(decoder, rules or EndpointRules())
         self.reset()
 

@@ -1,0 +1,319 @@
+"""Incremental CTC beam search with a language model and hotwords, on flashlight-text.
+
+flashlight-text keeps every hypothesis with its history. Words are given as soon as all hypotheses
+agree on them, and their frames are forgotten; so what was given never changes, and nothing is lost
+beside decoding all frames at once. Where they do not agree for three seconds, the best hypothesis
+is taken but for its last second, which is searched again behind its last words; where nobody speaks
+for two seconds, the search begins anew. That keeps an endless stream small.
+
+Everything is decided at frames counted from where the search began, never by how frames were cut
+into portions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rdsdk.decoding.search import IMPOSSIBLE, BeamSearch
+from rdsdk.decoding.segment import Word
+from rdsdk.errors import ConfigError, ModelError
+
+CHECK_FRAMES = 16
+"""So often it is looked whether the hypotheses agree."""
+REST_FRAMES = 100
+"""After so many frames without a symbol the search begins anew."""
+DISAGREEMENT_FRAMES = 150
+"""So long the hypotheses may disagree about a word."""
+_UNDECIDED_FRAMES = 50  # the last ones, which are searched again after a disagreement
+_CONTEXT_WORDS = 5  # what a language model is told of the words before them
+_LEAD_FRAMES = 25  # heard again when a search begins anew in silence: a word may begin there
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A word on the path of a hypothesis, which has a symbol for each frame."""
+
+    ids: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]  # the frames of each symbol: first, after the last
+    end: int  # the frame after the boundary that completed it, or after its last symbol
+
+
+class BeamDecoder:
+    """A ``Decoder`` that searches; one for each stream, all of one ``BeamSearch``.
+
+    Args:
+        search: the words, the language model and the settings.
+        frame_seconds: seconds from one frame to the next.
+    """
+
+    def __init__(self, search: BeamSearch, frame_seconds: float = 0.02) -> None:
+        self.vocabulary = search.vocabulary
+        self.frame_seconds = frame_seconds
+        self._search = search
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is at second 0."""
+        self._frame = 0
+        self.settled = 0  # so often the hypotheses did not come to agree
+        self._cut: int | None = None  # the symbol in whose run a forced end fell
+        self._argmax = self.vocabulary.blank
+        self._inside = False  # a word, by the likeliest symbols
+        self._first_heard: int | None = None
+        self._last_heard = 0
+        self._context: list[tuple[int, ...]] = []  # the last words that were given
+        self._begin([])
+
+    @property
+    def seconds(self) -> float:
+        """The seconds decoded so far."""
+        return self._seconds(self._frame)
+
+    @property
+    def open_seconds(self) -> float | None:
+        """Where the first symbol that is not given yet begins; None when there is none."""
+        return None if self._first_heard is None else self._seconds(self._first_heard)
+
+    @property
+    def last_symbol_seconds(self) -> float | None:
+        """Where the last symbol that is not given yet ends; None when there is none."""
+        return None if self._first_heard is None else self._seconds(self._last_heard + 1)
+
+    @property
+    def between_words(self) -> bool:
+        """Whether no word is being read, by the likeliest symbols alone."""
+        if self.vocabulary.word_boundary is None:
+            return self._argmax == self.vocabulary.blank
+        return not self._inside
+
+    @property
+    def kept_frames(self) -> int:
+        """How many frames the search still remembers."""
+        return len(self._rows)
+
+    def feed(self, log_probs: np.ndarray) -> list[Word]:
+        """Read frames (T, V) and return the words that will not change any more.
+
+        Raises:
+            ConfigError: the frames do not have one column for each symbol.
+            ModelError: they are not numbers; the decoder must be reset.
+        """
+        if log_probs.ndim != 2 or log_probs.shape[1] != len(self.vocabulary):
+            raise ConfigError(
+                f"got log_probs of shape {log_probs.shape}, expected (T, {len(self.vocabulary)}): "
+                "one column for each symbol of the vocabulary"
+            )
+        words: list[Word] = []
+        for row in self._search.allowed(log_probs):
+            self._step(self._heard(row))
+            self._frame += 1
+            self._searched += 1
+            if self._searched % CHECK_FRAMES == 0:
+                words += self._check()
+        return words
+
+    def unfinished(self) -> list[Word]:
+        """The words of the best hypothesis that are not given yet, as they stand."""
+        if not self._rows:
+            return []
+        paths, best = self._paths()
+        complete, opened = self._read(paths[best])
+        return [self._word(read) for read in (*complete, *([opened] if opened else []))]
+
+    def end(self) -> list[Word]:
+        """Complete and return what is not given yet; what follows is read by itself."""
+        words = self._finish()
+        quiet = (self.vocabulary.blank, self.vocabulary.boundary_id)
+        self._cut = None if self._argmax in quiet else self._argmax
+        self._begin([])
+        return words
+
+    def _begin(self, rows: Sequence[np.ndarray]) -> None:
+        """Search from here on; ``rows`` are the last frames, to be searched again."""
+        self._decoder: Any = self._search.new()
+        self._decoder.decode_begin()
+        # The words before are said again, beyond doubt: that is all the search must know of them.
+        said = [self._surely(symbol) for ids in self._context for symbol in self._spelled(ids)]
+        for row in said:
+            self._decoder.decode_step(row.ctypes.data, 1, len(row))
+        self._start = self._frame - len(rows)  # where the paths begin
+        self._path: list[int] = []  # the first symbols of all paths, which the search has forgotten
+        self._given = len(said)  # frames before them, which it has not forgotten
+        self._rows: list[np.ndarray] = []
+        self._searched = 0
+        for row in rows:
+            self._step(row)
+
+    def _step(self, row: np.ndarray) -> None:
+        self._rows.append(row)
+        self._decoder.decode_step(row.ctypes.data, 1, len(row))
+
+    def _heard(self, row: np.ndarray) -> np.ndarray:
+        """Follow what the frame most likely says; the frame, or a blank inside a cut run."""
+        symbol = int(row.argmax())
+        if symbol == self._cut:
+            return self._surely(self.vocabulary.blank)
+        self._cut, self._argmax = None, symbol
+        if symbol == self.vocabulary.boundary_id:
+            self._inside = False
+        elif symbol != self.vocabulary.blank:
+            self._inside = True
+            self._open(self._frame, self._frame)
+        return row.copy()  # a view would hold on to the whole block
+
+    def _open(self, first: int, last: int) -> None:
+        if self._first_heard is None:
+            self._first_heard, self._last_heard = first, last
+        self._last_heard = max(self._last_heard, last)
+
+    def _spelled(self, ids: Sequence[int]) -> list[int]:
+        """A word as frames: blanks between its symbols, and what ends it."""
+        end = self.vocabulary.boundary_id
+        blank = self.vocabulary.blank
+        return [*(s for symbol in ids for s in (symbol, blank)), blank if end is None else end]
+
+    def _surely(self, symbol: int) -> np.ndarray:
+        row = np.full(len(self.vocabulary), IMPOSSIBLE, np.float32)
+        row[symbol] = 0.0
+        return row
+
+    def _paths(self) -> tuple[np.ndarray, int]:
+        """The symbols (H, T) of all hypotheses, and which of them is the best."""
+        hypotheses = self._decoder.get_all_final_hypothesis()
+        if not hypotheses:
+            raise ModelError(
+                "no text fits the log_probs, as when they are not numbers; call reset() to go on"
+            )
+        best = max(range(len(hypotheses)), key=lambda number: hypotheses[number].score)
+        # The first symbol is no frame.
+        searched = np.array([one.tokens for one in hypotheses])[:, 1 + self._given :]
+        known = np.broadcast_to(np.array(self._path, int), (len(searched), len(self._path)))
+        return np.concatenate([known, searched], axis=1), best
+
+    def _check(self) -> list[Word]:
+        paths, best = self._paths()
+        complete, opened = self._read(paths[best])
+        latest = opened or (complete[-1] if complete else None)
+        quiet_since = self._start if latest is None else self._start + latest.runs[-1][1]
+        if self._first_heard is not None:
+            quiet_since = max(quiet_since, self._last_heard + 1)
+        if self._frame - quiet_since >= REST_FRAMES:
+            lead = self._rows[-_LEAD_FRAMES:]
+            words = self._finish()
+            self._begin(lead)
+            return words
+        agree = (paths == paths[best]).all(axis=0)
+        agreed = len(agree) if agree.all() else int(agree.argmin())
+        # The search forgets up to the frame behind a boundary, and must keep one.
+        given = [read for read in complete if read.end < min(agreed, len(agree) - 1)]
+        if not given and len(self._rows) >= DISAGREEMENT_FRAMES:
+            return self._settle(complete)
+        words = [self._word(read) for read in given]
+        if given:
+            self._remember(given)
+            self._forget(paths[best], given[-1].end)
+        self._follow([*complete[len(given) :], *([opened] if opened else [])], bool(given))
+        return words
+
+    def _forget(self, path: np.ndarray, end: int) -> None:
+        """All hypotheses agree on the words that end here: only what follows is kept."""
+        self._decoder.prune(len(path) - (end + 1))
+        self._start += end
+        del self._rows[:end]
+        # The search forgets from a place behind a word: of a hotword of several, the last one.
+        left = len(self._decoder.get_all_final_hypothesis()[0].tokens) - 1
+        self._path = path[end : len(path) - left].tolist()
+        self._given = max(0, left - len(self._rows))
+
+    def _follow(self, remaining: Sequence[_Read], gave: bool) -> None:
+        """What is open is what the best hypothesis heard, or the likeliest symbols say."""
+        if gave:
+            self._first_heard = None
+            if self._last_heard >= self._start:
+                self._open(self._last_heard, self._last_heard)
+        if remaining:
+            first = self._start + remaining[0].runs[0][0]
+            self._open(first, self._start + remaining[-1].runs[-1][1] - 1)
+            if gave:
+                self._first_heard = first
+
+    def _settle(self, complete: Sequence[_Read]) -> list[Word]:
+        """The hypotheses do not come to agree: the best one's words are taken, or cut."""
+        self.settled += 1
+        certain = len(self._rows) - _UNDECIDED_FRAMES
+        given = [read for read in complete if read.end <= certain]
+        if not given:
+            words = self._finish()
+            self._begin([])
+            return words
+        words = [self._word(read) for read in given]
+        self._remember(given)
+        self._begin(self._rows[given[-1].end :])
+        paths, best = self._paths()
+        remaining, opened = self._read(paths[best])
+        self._follow([*remaining, *([opened] if opened else [])], gave=True)
+        return words
+
+    def _remember(self, given: Sequence[_Read]) -> None:
+        if self._search.settings.lm is not None:
+            self._context = [*self._context, *(read.ids for read in given)][-_CONTEXT_WORDS:]
+
+    def _finish(self) -> list[Word]:
+        """The words of the best hypothesis, if what was heard ends here."""
+        words: list[Word] = []
+        if self._rows:
+            boundary = self.vocabulary.boundary_id
+            if boundary is not None:
+                row = self._surely(boundary)
+                self._decoder.decode_step(row.ctypes.data, 1, len(row))
+            self._decoder.decode_end()
+            paths, best = self._paths()
+            # The last symbol is no frame either. Without a boundary it ends the last word.
+            complete, _ = self._read([*paths[best][:-1], self.vocabulary.blank])
+            words = [self._word(read) for read in complete]
+        self._first_heard, self._inside = None, False
+        self._context = []
+        return words
+
+    def _read(self, path: Iterable[int]) -> tuple[list[_Read], _Read | None]:
+        """The words on a path, complete ones and an open one."""
+        boundary, blank = self.vocabulary.boundary_id, self.vocabulary.blank
+        complete: list[_Read] = []
+        ids: list[int] = []
+        runs: list[tuple[int, int]] = []
+        previous, frame = -1, -1
+        for frame, symbol in enumerate(path):
+            is_over = symbol == boundary if boundary is not None else symbol != previous
+            if ids and is_over:
+                end = frame if boundary is None else frame + 1
+                complete.append(_Read(tuple(ids), tuple(runs), end))
+                ids, runs = [], []
+            if symbol not in (blank, boundary):
+                if symbol == previous:
+                    runs[-1] = (runs[-1][0], frame + 1)
+                else:
+                    ids.append(int(symbol))
+                    runs.append((frame, frame + 1))
+            previous = symbol
+        return complete, _Read(tuple(ids), tuple(runs), frame + 1) if ids else None
+
+    def _word(self, read: _Read) -> Word:
+        """Confidence is the geometric mean of each symbol's likeliest frame."""
+        peaks = [
+            float(max(self._rows[frame][symbol] for frame in range(first, after)))
+            for symbol, (first, after) in zip(read.ids, read.runs, strict=True)
+        ]
+        return Word(
+            self.vocabulary.decode(read.ids),
+            self._seconds(self._start + read.runs[0][0]),
+            self._seconds(self._start + read.runs[-1][1]),
+            min(float(np.exp(np.mean(peaks))), 1.0),
+        )
+
+    def _seconds(self, frame: int) -> float:
+        # To the microsecond, as the greedy decoder gives them.
+        return round(frame * self.frame_seconds, 6)

@@ -1,0 +1,216 @@
+"""What beam decoders of one model share: the words, their trie, the language model, the hotwords.
+
+Building it takes a second or two for a large vocabulary; a decoder of it costs nothing, so one
+``BeamSearch`` serves any number of streams.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdsdk.decoding.language_model import LN_10, flashlight, load_kenlm, words_of
+from rdsdk.decoding.settings import BeamSettings
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+
+_NEVER = -math.inf
+IMPOSSIBLE = -1e4  # a log probability; finite, so that sums over frames stay numbers
+
+
+class BeamSearch:
+    """Three kinds of search, by what there is to go by.
+
+    - Characters with a language model, or a vocabulary with a lexicon: only their words can come
+      out, and hotwords.
+    - Characters alone: any spelling; hotwords are preferred spellings.
+    - Whole words as symbols: these words, those of the lexicon if there is one; a language model
+      says which follow each other.
+
+    Words are written with the symbols of the vocabulary: a language model or a hotword in another
+    case is taken in the case that the symbols have.
+
+    Raises:
+        ConfigError: flashlight-text is not installed, a hotword or most words of the language
+            model cannot be written with the vocabulary's symbols.
+        ModelError: the language model cannot be read.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        settings: BeamSettings | None = None,
+        hotwords: Sequence[str] = (),
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.settings = settings or BeamSettings()
+        self.hotwords = tuple(self._spelled_hotword(hotword) for hotword in hotwords)
+        self._flashlight: Any = flashlight("decoder")
+        self._scale = 1.0
+        self._allowed: np.ndarray | None = None
+        self._trie: Any = None
+        self._sums = self.settings.sum_alignments
+        if vocabulary.word_boundary is None:
+            self._lm = self._whole_words()
+        elif self.settings.lm is not None or vocabulary.lexicon is not None:
+            self._lm = self._lexicon()
+        else:
+            self._lm = self._characters()
+
+    def new(self) -> Any:
+        """A decoder of flashlight-text, to be begun."""
+        settings, vocabulary = self.settings, self.vocabulary
+        symbols = min(settings.symbols_per_frame or len(vocabulary), len(vocabulary))
+        ctc = self._flashlight.CriterionType.CTC
+        # Without a boundary, silence is what the blank says; it has no score of its own.
+        silence = vocabulary.blank if vocabulary.boundary_id is None else vocabulary.boundary_id
+        widths = (settings.beam_size, symbols, settings.beam_threshold, self._scale)
+        if self._trie is None:
+            options = self._flashlight.LexiconFreeDecoderOptions(*widths, 0.0, self._sums, ctc)
+            return self._flashlight.LexiconFreeDecoder(
+                options, self._lm, silence, vocabulary.blank, []
+            )
+        options = self._flashlight.LexiconDecoderOptions(
+            *widths, settings.word_score, _NEVER, 0.0, self._sums, ctc
+        )
+        return self._flashlight.LexiconDecoder(
+            options, self._trie, self._lm, silence, vocabulary.blank, -1, [], False
+        )
+
+    def allowed(self, log_probs: np.ndarray) -> np.ndarray:
+        """Frames (T, V) in which symbols outside the lexicon are impossible, float32 in a row."""
+        log_probs = np.ascontiguousarray(log_probs, np.float32)
+        if self._allowed is None:
+            return log_probs
+        return np.where(self._allowed, log_probs, np.float32(IMPOSSIBLE))
+
+    def _spelled(self, word: str) -> str | None:
+        """The word in the case of the vocabulary; None when it cannot be written with it."""
+        for variant in (word, word.upper(), word.lower()):
+            try:
+                if self.vocabulary.encode(variant):
+                    return variant
+            except ConfigError:
+                continue
+        return None
+
+    def _spelled_hotword(self, hotword: str) -> str:
+        spelled = self._spelled(" ".join(hotword.split()))
+        if spelled is None:
+            raise ConfigError(
+                f"the hotword {hotword!r} cannot be written with the model's symbols "
+                f"{list(self.vocabulary.symbols)}; spell it as it is spoken, in these"
+            )
+        return spelled
+
+    def _lm_words(self) -> dict[str, str]:
+        """The words of the language model by how they are written here."""
+        assert self.settings.lm is not None
+        words = words_of(self.settings.lm)
+        spelled: dict[str, str] = {}
+        for word in words:
+            text = self._spelled(word)
+            if text is not None:
+                spelled.setdefault(text, word)
+        if len(spelled) < len(words) / 2 and self.vocabulary.word_boundary is not None:
+            raise ConfigError(
+                f"only {len(spelled)} of the {len(words)} words of {self.settings.lm} can be "
+                "written with the model's symbols; build it from text in the model's alphabet"
+            )
+        return spelled
+
+    def _inner(self, words: Sequence[str], lm_words: dict[str, str]) -> Any:
+        """The language model that scores words by their place, and its scale."""
+        if self.settings.lm is None:
+            return self._flashlight.ZeroLM()
+        self._scale = self.settings.lm_weight * LN_10
+        return load_kenlm(self.settings.lm, [lm_words.get(word, word) for word in words])
+
+    def _boosted(self, inner: Any, labels: dict[str, int]) -> Any:
+        if not self.hotwords:
+            return inner
+        from rdsdk.decoding.hotwords import BoostedWords
+
+        boost = self.settings.hotword_boost
+        boosts = {labels[word]: boost * len(self.vocabulary.encode(word)) for word in self.hotwords}
+        parts = {labels[word]: [labels[part] for part in word.split()] for word in self.hotwords}
+        boosted = BoostedWords(inner, self._scale, boosts, parts)
+        self._scale = 1.0
+        return boosted
+
+    def _lexicon(self) -> Any:
+        lm_words = {} if self.settings.lm is None else self._lm_words()
+        words = self.vocabulary.lexicon or tuple(lm_words)
+        known = dict.fromkeys((*words, *self.hotwords))
+        # The parts of a hotword of several words have scores, but need not be words by themselves.
+        parts = [part for hotword in self.hotwords for part in hotword.split()]
+        labels = {word: label for label, word in enumerate(dict.fromkeys((*known, *parts)))}
+        lm = self._boosted(self._inner(list(labels), lm_words), labels)
+        trie = self._flashlight.Trie(len(self.vocabulary), self.vocabulary.boundary_id)
+        start = lm.start(False)
+        boundary = [self.vocabulary.boundary_id]
+        for word in known:
+            label = labels[word]
+            _, score = lm.score(start, label)
+            trie.insert(self.vocabulary.encode(word) + boundary, label, score)
+        trie.smear(self._flashlight.SmearingMode.MAX)
+        self._trie = trie
+        return lm
+
+    def _characters(self) -> Any:
+        if not self.hotwords:
+            return self._flashlight.ZeroLM()
+        from rdsdk.decoding.hotwords import BoostedSpellings
+
+        boundary = self.vocabulary.boundary_id
+        assert boundary is not None
+        self._sums = False
+        spellings = [self.vocabulary.encode(hotword) for hotword in self.hotwords]
+        return BoostedSpellings(spellings, self.settings.hotword_boost, boundary)
+
+    def _whole_words(self) -> Any:
+        lexicon = self.vocabulary.lexicon
+        if lexicon is not None:
+            self._allowed = np.array([symbol in lexicon for symbol in self.vocabulary.symbols])
+            self._allowed[self.vocabulary.blank] = True
+        lm_words = {} if self.settings.lm is None else self._lm_words()
+        known = [symbol for symbol in self.vocabulary.symbols if symbol in lm_words]
+        if self.settings.lm is not None and not known:
+            raise ConfigError(
+                f"{self.settings.lm} knows none of the model's words: "
+                f"{list(self.vocabulary.symbols)}"
+            )
+        several = [hotword for hotword in self.hotwords if len(hotword.split()) > 1]
+        if several:
+            raise ConfigError(
+                f"the hotword {several[0]!r} is more than one word, but each symbol of this model "
+                "is a word; give them one by one"
+            )
+        labels = {symbol: label for label, symbol in enumerate(self.vocabulary.symbols)}
+        return self._boosted(self._inner(self.vocabulary.symbols, lm_words), labels)
+
+
+def shared_search(
+    vocabulary: Vocabulary, settings: BeamSettings, hotwords: Sequence[str] = ()
+) -> BeamSearch:
+    """A ``BeamSearch`` that is kept for the next stream with the same words and settings.
+
+    Raises:
+        ConfigError, ModelError: as ``BeamSearch``.
+    """
+    changed = 0
+    if settings.lm is not None and Path(settings.lm).is_file():
+        changed = Path(settings.lm).stat().st_mtime_ns
+    return _shared(vocabulary, settings, tuple(hotwords), changed)
+
+
+@lru_cache(maxsize=4)
+def _shared(
+    vocabulary: Vocabulary, settings: BeamSettings, hotwords: tuple[str, ...], changed: int
+) -> BeamSearch:
+    return BeamSearch(vocabulary, settings, hotwords)

@@ -1,0 +1,105 @@
+"""``--beam``, ``--lm`` and ``--hotwords`` of ``rdsdk transcribe`` and ``rdsdk evaluate``."""
+
+import argparse
+import json
+
+import pytest
+import soundfile
+from tiny_program import SAMPLE_RATE, tones
+
+from rdsdk import cli
+from rdsdk.decoding.arguments import add_decoding_arguments, decoding
+from rdsdk.decoding.settings import BeamSettings
+from rdsdk.errors import ConfigError
+
+ARPA = """\\data\\
+ngram 1=5
+ngram 2=1
+
+\\1-grams:
+-2.0\t<unk>
+-99\t<s>\t0
+-0.9\t</s>
+-0.5\tABC\t0
+-0.5\tDE\t0
+
+\\2-grams:
+-0.1\tABC DE
+
+\\end\\
+"""
+
+
+def parsed(*options: str) -> tuple[BeamSettings | None, tuple[str, ...]]:
+    parser = argparse.ArgumentParser()
+    add_decoding_arguments(parser)
+    return decoding(parser.parse_args(options))
+
+
+def test_without_options_text_is_read_greedily():
+    assert parsed() == (None, ())
+
+
+def test_options_are_settings(tmp_path):
+    assert parsed("--beam") == (BeamSettings(), ())
+    assert parsed("--beam=7") == (BeamSettings(beam_size=7), ())
+    assert parsed("--hotwords", "Rdsdk, New York") == (BeamSettings(), ("Rdsdk", "New York"))
+    lm = tmp_path / "lm"
+    wanted = BeamSettings(lm, lm_weight=0.3, word_score=1.0)
+    options = ("--lm", str(lm), "--lm-weight", "0.3", "--word-score", "1")
+    assert parsed(*options) == (wanted, ())
+    (tmp_path / "names").write_text("Ada\n\nGrace Hopper\n")
+    assert parsed("--hotwords", f"@{tmp_path / 'names'}")[1] == ("Ada", "Grace Hopper")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--beam=0",), "beam_size is 0"),
+        (("--lm-weight", "0.5"), "goes with a language model"),
+        (("--word-score", "0.5"), "goes with a language model"),
+        (("--hotwords", ","), "holds no word"),
+        (("--hotwords", "@nowhere"), "cannot be read"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        parsed(*options)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, tones("ABC D" + 12 * "_"), SAMPLE_RATE)
+    return path
+
+
+def test_a_recording_is_transcribed_with_a_language_model(
+    streaming_pte, recording, tmp_path, capfd
+):
+    lm = tmp_path / "tiny.arpa"
+    lm.write_text(ARPA)
+    command = ["transcribe", str(recording), "--model", str(streaming_pte)]
+    texts = []
+    for options in ([], ["--beam"], ["--lm", str(lm), "--lm-weight", "0.1"], ["--hotwords", "CB"]):
+        assert cli.main([*command, *options]) == 0
+        texts.append(capfd.readouterr().out)
+    # D alone is no word of the language model.
+    assert texts == ["ABC D\n", "ABC D\n", "ABC DE\n", "ABC D\n"]
+    assert cli.main([*command, "--lm", str(tmp_path / "none")]) == 2
+    assert "there is no language model" in capfd.readouterr().err
+
+
+def test_an_evaluation_tells_how_text_was_found(streaming_pte, recording, tmp_path, capsys):
+    seconds = soundfile.info(recording).duration
+    row = {"id": "a", "audio": recording.name, "seconds": seconds, "text": "ABC D"}
+    manifest = tmp_path / "clips.jsonl"
+    manifest.write_text(json.dumps(row) + "\n")
+    command = ["evaluate", str(streaming_pte), str(manifest), "--json"]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["beam"] is None
+    for live in ([], ["--block-ms", "100"]):
+        assert cli.main([*command, "--beam=9", "--hotwords", "HHH", *live]) == 0
+        value = json.loads(capsys.readouterr().out)
+        assert (value["beam"]["beam_size"], value["hotwords"]) == (9, ["HHH"])
+        assert value["results"][0]["wer"] == 0
