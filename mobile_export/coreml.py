@@ -44,6 +44,7 @@ from mobile_export.coreml_verify import (
     require_architecture,
 )
 from mobile_export.programs import folded
+from mobile_export.report import require_place
 from mobile_export.vectors import Step
 from mobile_export.verify import for_its_latency
 from rdsdk.errors import ExportError
@@ -93,10 +94,7 @@ def export_coreml(
             was there before is untouched.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise ExportError(f"{path} does not end in {SUFFIX}; name it like model{SUFFIX}")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path.parent} is not a folder; make it first")
+    require_place(path, SUFFIX)
     require_precision(precision)
     coremltools()
     wanted = coreml_programs.functions(convertible(checkpoint), functions, lengths_seconds)

@@ -46,6 +46,7 @@ from mobile_export.coreml_verify import (
 )
 from mobile_export.executorch import RESERVED_CARD_BYTES, completed
 from mobile_export.programs import Method, card, methods
+from mobile_export.report import require_place
 from mobile_export.verify import for_its_latency
 from rdsdk.errors import ExportError, ModelError
 from rdsdk.models.checkpoint import Checkpoint
@@ -76,10 +77,7 @@ def export_coreml_pte(
             before is untouched.
     """
     path = Path(path)
-    if path.suffix != ".pte":
-        raise ExportError(f"{path} does not end in .pte; name the artefact like model.pte")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path.parent} is not a folder; make it first")
+    require_place(path, ".pte")
     if precision not in PRECISIONS:
         raise ExportError(
             f"unknown precision {precision!r} for the delegate; known: {', '.join(PRECISIONS)}"

@@ -20,7 +20,7 @@ from mobile_export.coreml_programs import FORWARD, SAMPLE_COUNT, STEP, WAVEFORM
 from mobile_export.coreml_verify import function_names
 from mobile_export.listening import LogProbs, stepped_log_probs
 from mobile_export.progress import Progress, silent
-from mobile_export.report import Report, report_path
+from mobile_export.report import Report, report_path, require_place
 from mobile_export.vectors import Step
 from mobile_export.verify import compare_words
 from rdsdk.errors import ExportError
@@ -55,29 +55,16 @@ def export_package(
     Raises:
         ExportError: as ``export_coreml``, or too many words are lost; nothing is left then.
     """
-    path = Path(path)
     _without_layers(layers)
-    _need_folder(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+
+    def make(to: Path) -> coreml.ExportedPackage:
         progress("converting for Core ML and proving it, which takes minutes for a large student")
-        made = coreml.export_coreml(
-            checkpoint,
-            Path(folder) / path.name,
-            precision,
-            name or path.stem,
-            measured,
-            functions=method_names,
+        return coreml.export_coreml(
+            checkpoint, to, precision, name or Path(path).stem, measured, functions=method_names
         )
-        report = report_of(made.report)
-        _compare_words(report, checkpoint, lambda: package_log_probs(made.path), manifest, progress)
-        report.require_passed(path)
-        if report.words is not None:
-            card = {**made.card, "verification": {**made.card["verification"], **_words(report)}}
-            describe(made.path, card, str(checkpoint.provenance.get("author", "unknown")))
-        report.write(Path(folder) / "report.json")
-        replace_package(made.path, path)
-        (Path(folder) / "report.json").replace(report_path(path))
-    return MadeForCoreML(path, report)
+
+    require_place(Path(path), coreml.SUFFIX)
+    return _kept(checkpoint, Path(path), make, package_log_probs, manifest, progress)
 
 
 def examine_package(
@@ -90,9 +77,7 @@ def examine_package(
     progress("proving the package beside float32 ones made anew")
     report = report_of(coreml.examine_package(checkpoint, path))
     if report.passed:
-        _compare_words(
-            report, checkpoint, lambda: package_log_probs(Path(path)), manifest, progress
-        )
+        _compare_words(report, checkpoint, package_log_probs, Path(path), manifest, progress)
     return report
 
 
@@ -113,28 +98,21 @@ def export_delegate(
     Raises:
         ExportError: as ``export_coreml_pte``, or too many words are lost; nothing is left then.
     """
-    path = Path(path)
     _without_layers(layers)
-    _need_folder(path)
     if method_names is not None and tuple(method_names) != (FORWARD,):
         raise ExportError(
             f"a .pte for Core ML's delegate has the method {FORWARD} alone (a streaming student's "
             f"takes one chunk), got {', '.join(method_names)}; leave --methods out"
         )
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+
+    def make(to: Path) -> coreml.ExportedPackage:
         progress("lowering for Core ML and proving it, which takes minutes for a large student")
-        made = coreml_delegate.export_coreml_pte(
-            checkpoint, Path(folder) / path.name, precision, name or path.stem, measured
+        return coreml_delegate.export_coreml_pte(
+            checkpoint, to, precision, name or Path(path).stem, measured
         )
-        report = report_of(made.report)
-        _compare_words(
-            report, checkpoint, lambda: delegate_log_probs(made.path), manifest, progress
-        )
-        report.require_passed(path)
-        report.write(Path(folder) / "report.json")
-        made.path.replace(path)
-        (Path(folder) / "report.json").replace(report_path(path))
-    return MadeForCoreML(path, report)
+
+    require_place(Path(path), ".pte")
+    return _kept(checkpoint, Path(path), make, delegate_log_probs, manifest, progress)
 
 
 def examine_delegate(
@@ -147,10 +125,31 @@ def examine_delegate(
     progress("proving what is in the delegate beside a float32 one made anew")
     report = report_of(coreml_delegate.examine_coreml_pte(checkpoint, path))
     if report.passed:
-        _compare_words(
-            report, checkpoint, lambda: delegate_log_probs(Path(path)), manifest, progress
-        )
+        _compare_words(report, checkpoint, delegate_log_probs, Path(path), manifest, progress)
     return report
+
+
+def _kept(
+    checkpoint: Checkpoint,
+    path: Path,
+    make: Callable[[Path], coreml.ExportedPackage],
+    hearing: Callable[[Path], LogProbs],
+    manifest: Path | str | None,
+    progress: Progress,
+) -> MadeForCoreML:
+    """Make an artefact in a folder of its own, and move it to ``path`` if its words are right."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        made = make(Path(folder) / path.name)
+        report = report_of(made.report)
+        _compare_words(report, checkpoint, hearing, made.path, manifest, progress)
+        report.require_passed(path)
+        if report.words is not None and made.path.is_dir():
+            card = {**made.card, "verification": {**made.card["verification"], **_words(report)}}
+            describe(made.path, card, str(checkpoint.provenance.get("author", "unknown")))
+        report.write(Path(folder) / "report.json")
+        replace_package(made.path, path)
+        (Path(folder) / "report.json").replace(report_path(path))
+    return MadeForCoreML(path, report)
 
 
 def report_of(value: Mapping[str, Any]) -> Report:
@@ -250,13 +249,14 @@ def _fitted(samples: np.ndarray, lengths: Sequence[int], method: Mapping[str, An
 def _compare_words(
     report: Report,
     checkpoint: Checkpoint,
-    hearing: Callable[[], LogProbs],
+    hearing: Callable[[Path], LogProbs],
+    path: Path,
     manifest: Path | str | None,
     progress: Progress,
 ) -> None:
     if manifest is not None:
         progress("comparing word error rates, in the interpreter")
-        compare_words(report, checkpoint, hearing(), manifest)
+        compare_words(report, checkpoint, hearing(path), manifest)
 
 
 def _words(report: Report) -> dict[str, Any]:
@@ -269,8 +269,3 @@ def _without_layers(layers: Sequence[int]) -> None:
         raise ExportError(
             "layers are of the method features, which a .pte for XNNPACK has; leave --layers out"
         )
-
-
-def _need_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise ExportError(f"{path.parent} is not a folder; make it first")

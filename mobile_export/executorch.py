@@ -20,7 +20,7 @@ from executorch.exir import to_edge_transform_and_lower
 from mobile_export.programs import Method, card, folded, methods
 from mobile_export.progress import Progress, silent
 from mobile_export.quantize import quantize
-from mobile_export.report import Report, report_path
+from mobile_export.report import Report, report_path, require_place
 from mobile_export.verify import verify
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
@@ -129,10 +129,7 @@ def export(
         DataError: the manifest cannot be used.
     """
     path = Path(path)
-    if path.suffix != ".pte":
-        raise ExportError(f"{path} does not end in .pte; name the artefact like model.pte")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path.parent} is not a folder; make it first")
+    require_place(path, ".pte")
     progress(f"preparing the student in {precision}")
     made = methods(folded(quantize(checkpoint.student, precision)), method_names, layers)
     description = card(checkpoint, made, name or path.stem, precision, measured)

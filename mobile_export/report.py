@@ -138,6 +138,18 @@ class Report:
         return path
 
 
+def require_place(path: Path, suffix: str) -> None:
+    """Do nothing if an artefact may be written to ``path``.
+
+    Raises:
+        ExportError: its name ends otherwise, or its folder is not there.
+    """
+    if path.suffix != suffix:
+        raise ExportError(f"{path} does not end in {suffix}; name the artefact like model{suffix}")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path.parent} is not a folder; make it first")
+
+
 def report_path(artefact: Path) -> Path:
     """Where the report of an artefact lies: beside it."""
     return artefact.with_name(artefact.name + ".report.json")
