@@ -22,7 +22,7 @@ from mobile_export.listening import LogProbs, stepped_log_probs
 from mobile_export.progress import Progress, silent
 from mobile_export.report import Report, report_path, require_place
 from mobile_export.vectors import Step
-from mobile_export.verify import compare_words
+from mobile_export.verify import compare_words, for_its_latency
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import SAMPLE_RATE, EncoderConfig
@@ -75,10 +75,9 @@ def examine_package(
 ) -> Report:
     """What is found about a package; see ``coreml.verify_package``."""
     progress("proving the package beside float32 ones made anew")
+    checkpoint = _of_its_latency(checkpoint, read_card(path))
     report = report_of(coreml.examine_package(checkpoint, path))
-    if report.passed:
-        _compare_words(report, checkpoint, package_log_probs, Path(path), manifest, progress)
-    return report
+    return _with_words(report, checkpoint, package_log_probs, Path(path), manifest, progress)
 
 
 def export_delegate(
@@ -123,10 +122,9 @@ def examine_delegate(
 ) -> Report:
     """What is found about a ``.pte`` for the delegate; see ``verify_coreml_pte``."""
     progress("proving what is in the delegate beside a float32 one made anew")
+    checkpoint = _of_its_latency(checkpoint, coreml_delegate.read_delegate_card(Path(path)))
     report = report_of(coreml_delegate.examine_coreml_pte(checkpoint, path))
-    if report.passed:
-        _compare_words(report, checkpoint, delegate_log_probs, Path(path), manifest, progress)
-    return report
+    return _with_words(report, checkpoint, delegate_log_probs, Path(path), manifest, progress)
 
 
 def _kept(
@@ -141,7 +139,7 @@ def _kept(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         made = make(Path(folder) / path.name)
         report = report_of(made.report)
-        _compare_words(report, checkpoint, hearing, made.path, manifest, progress)
+        _with_words(report, checkpoint, hearing, made.path, manifest, progress)
         report.require_passed(path)
         if report.words is not None and made.path.is_dir():
             card = {**made.card, "verification": {**made.card["verification"], **_words(report)}}
@@ -246,17 +244,24 @@ def _fitted(samples: np.ndarray, lengths: Sequence[int], method: Mapping[str, An
     return np.pad(np.asarray(samples, np.float32), (0, length - len(samples)))
 
 
-def _compare_words(
+def _of_its_latency(checkpoint: Checkpoint, card: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint in an artefact's own context: words, too, are compared at one latency."""
+    return for_its_latency(checkpoint, EncoderConfig.from_dict(card["architecture"]))
+
+
+def _with_words(
     report: Report,
     checkpoint: Checkpoint,
     hearing: Callable[[Path], LogProbs],
     path: Path,
     manifest: Path | str | None,
     progress: Progress,
-) -> None:
-    if manifest is not None:
+) -> Report:
+    """The report, with word error rates if there is a manifest and nothing was at fault before."""
+    if report.passed and manifest is not None:
         progress("comparing word error rates, in the interpreter")
         compare_words(report, checkpoint, hearing(path), manifest)
+    return report
 
 
 def _words(report: Report) -> dict[str, Any]:

@@ -137,4 +137,9 @@ def test_another_latency_of_a_checkpoint_is_still_its_own(
     assert read_card(path)["architecture"]["context"]["chunk_frames"] == 2
     assert SMALL.context is not None
     assert SMALL.context.chunk_frames != 2
-    assert cli.main(["verify", str(path), str(folder)]) == 0
+    capsys.readouterr()
+    verify = ["verify", str(path), str(folder), "--manifest", str(MANIFEST), "--json"]
+    assert cli.main(verify) == 0
+    # Words, too, are compared at the artefact's latency: another chunk writes other text.
+    words = json.loads(capsys.readouterr().out)["words"]
+    assert words["differing_clips"] == 0
