@@ -1,14 +1,15 @@
 """Does distillation work, and which parts of it: one table of small students on real speech.
 
 ``python -m tests.benchmarks.proof --teacher FOLDER --train data/phones/train.jsonl --dev
-data/phones/dev.jsonl --output runs/proof [--seeds 0 1] [--steps 300] [--parallel 2] [--config
-arm-mini] [--device cpu]``. Each variant of the recipe is distilled from the teacher by
-``rdsdk distill`` on recordings without their transcripts, once a seed, all with the same batches;
-then a linear probe (``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the phone
-of each frame of speakers it never heard. The table gives the mean over seeds and the spread
-(largest less smallest). The last rows go through ``rdsdk finetune`` on the aligned recordings and
-count the same errors of the student's own head. What is in the output folder already is not run
-again.
+data/phones/dev.jsonl --output runs/proof [--unlabelled FILE ...] [--seeds 0 1 2] [--steps 500]
+[--parallel 2] [--config arm-mini] [--device cpu]``. Each variant of the recipe is distilled from
+the teacher by ``rdsdk distill`` on recordings without their transcripts, once a seed; then a linear
+probe (``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the phone of each frame
+of speakers it never heard. The table gives the mean over seeds, the spread (largest less smallest),
+and how each seed differs from the same seed of the first variant: runs of one seed saw the same
+batches and masks. The last rows go through ``rdsdk finetune`` on the aligned recordings and count
+the same errors of the student's own head. What is in the output folder already is not run again;
+``proof.json`` and ``proof.png`` beside the runs hold the figures and a plot of every student.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.student import Student
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
+from tests.benchmarks.proof_figure import draw_proof
 
 ROOT = Path(__file__).parents[2]
 PROBE_RECORDINGS = 200
@@ -50,6 +52,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "masked + unmasked, 2by6, reinvested, map as it is": (),
     "masked frames only": ("objective.frames=masked",),
     "unmasked frames only": ("objective.frames=unmasked",),
+    "no masks": ("masking.ratio=[0.0]",),
     "3by4": ("student.reuse=3by4",),
     "not reinvested": ("student.reinvest=false",),
     "reuse as released (second softmax)": ("student.reused_map=softmax_again",),
@@ -90,7 +93,8 @@ def distil(run: Run, options: argparse.Namespace) -> None:
 def distil_arguments(run: Run, options: argparse.Namespace) -> list[str]:
     return [
         *("distill", "--config", options.config, f"teacher={options.teacher}", f"seed={run.seed}"),
-        *(f"train=[{options.train}]", f"dev=[{options.output / FEW}]", f"output={run.folder}"),
+        f"train=[{','.join(str(each) for each in (options.train, *options.unlabelled))}]",
+        *(f"dev=[{options.output / FEW}]", f"output={run.folder}"),
         *(f"optimisation.steps={options.steps}", f"validate_every_steps={options.steps}"),
         *(f"save_every_steps={options.steps}", *options.also),
         *VARIANTS[run.variant],
@@ -167,14 +171,42 @@ def head_errors(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"frame_error_rate": wrong / frames, "symbol_frame_error_rate": spoken_wrong / spoken}
 
 
-def row(label: str, results: Sequence[dict[str, Any]], parameters: int) -> str:
-    """A line of the table."""
-    cells = []
-    for key in ("frame_error_rate", "symbol_frame_error_rate"):
-        rates = [100 * result[key] for result in results]
-        spread = f" ({max(rates) - min(rates):.1f})" if len(rates) > 1 else ""
-        cells.append(f"{sum(rates) / len(rates):.1f}{spread}")
-    return f"| {label} | {parameters / 1e6:.2f} | {len(results)} | {' | '.join(cells)} |"
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one figure of each seed."""
+
+    label: str
+    parameters: int
+    frames: list[float]
+    """Frames named wrongly, %."""
+    spoken: list[float]
+    """The same of the frames in which a phone is spoken."""
+    beside: list[float] | None = None
+    """``frames`` less that of the same seed in the row compared with."""
+
+    def markdown(self) -> str:
+        beside = "-"
+        if self.beside is not None:
+            beside = ", ".join(f"{each:+.1f}" for each in self.beside)
+        cells = [f"{self.parameters / 1e6:.2f}", f"{len(self.frames)}"]
+        for rates in (self.frames, self.spoken):
+            spread = f" ({max(rates) - min(rates):.1f})" if len(rates) > 1 else ""
+            cells.append(f"{sum(rates) / len(rates):.1f}{spread}")
+        return f"| {self.label} | {' | '.join([*cells, beside])} |"
+
+
+def row(
+    label: str, results: Sequence[dict[str, Any]], parameters: int, base: Row | None = None
+) -> Row:
+    """What the runs of a variant, seed by seed, found; ``base`` is what they are compared with."""
+    frames, spoken = (
+        [100 * result[key] for result in results]
+        for key in ("frame_error_rate", "symbol_frame_error_rate")
+    )
+    beside = None
+    if base is not None:
+        beside = [mine - its for mine, its in zip(frames, base.frames, strict=True)]
+    return Row(label, parameters, frames, spoken, beside)
 
 
 def main() -> int:
@@ -182,21 +214,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=Path, required=True, help="a checkpoint of 12 layers")
     parser.add_argument("--train", type=Path, required=True, help="an aligned manifest")
+    parser.add_argument(
+        "--unlabelled", type=Path, nargs="*", default=[], help="more manifests to distil on"
+    )
     parser.add_argument("--dev", type=Path, required=True, help="an aligned manifest")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=300, help="of distillation")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=500, help="of distillation")
     parser.add_argument("--config", default="arm-mini", help="a recipe of rdsdk distill")
-    parser.add_argument("--batch-seconds", type=float, default=24.0, help="of fine-tuning")
+    parser.add_argument("--batch-seconds", type=float, default=12.0, help="of fine-tuning")
     parser.add_argument("--device", default="cpu", help="of the probes")
     parser.add_argument(
         "--also", nargs="*", default=[], metavar="KEY=VALUE", help="for every run of rdsdk"
     )
-    parser.add_argument("--finetune-steps", type=int, default=150)
+    parser.add_argument("--finetune-steps", type=int, default=250)
     parser.add_argument("--parallel", type=int, default=2, help="runs at once, a thread each")
     options = parser.parse_args()
     for name in ("teacher", "train", "dev", "output"):
         setattr(options, name, getattr(options, name).absolute())
+    options.unlabelled = [each.absolute() for each in options.unlabelled]
     teacher = checkpoint.load(options.teacher)
     if teacher.vocabulary is None:
         print(f"{options.teacher} has no vocabulary of phones to probe for", file=sys.stderr)
@@ -216,8 +252,21 @@ class Results:
         self.teacher = teacher
         assert teacher.vocabulary is not None
         self.vocabulary = teacher.vocabulary
-        print("| | M parameters | seeds | frames named wrongly, % | of those with a phone, % |")
-        print("|---|---|---|---|---|", flush=True)
+        self.rows: list[Row] = []
+        print(
+            "| | M parameters | seeds | frames named wrongly, % (spread) "
+            "| of those with a phone, % | each seed beside the first variant |"
+        )
+        print("|---|---|---|---|---|---|", flush=True)
+
+    def say(self, line: Row) -> Row:
+        """Print a line, and keep all lines so far as JSON and as a plot."""
+        print(line.markdown(), flush=True)
+        self.rows.append(line)
+        kept = [asdict(each) for each in self.rows]
+        (self.options.output / "proof.json").write_text(json.dumps(kept, indent=1))
+        draw_proof(self.options.output / "proof.png", self.rows)
+        return line
 
     def runs(self, variant: str, kind: str = "") -> list[Run]:
         names = list(VARIANTS)
@@ -253,21 +302,23 @@ class Results:
     def distilled(self) -> None:
         options = self.options
         top = self.probe_of(self.teacher.student, options.output / "teacher")
-        print(row("the teacher", [top], self.teacher.student.parameter_count()), flush=True)
+        self.say(row("the teacher", [top], self.teacher.student.parameter_count()))
         base = self.runs(next(iter(VARIANTS)))
         lost = [
             self.probe_of(self.fresh(r), options.output / "fresh" / r.folder.name) for r in base
         ]
         size = self.fresh(base[0]).parameter_count()
-        print(row("a student before any training", lost, size), flush=True)
+        self.say(row("a student before any training", lost, size))
         # Seed by seed, so that a run cut short has compared all variants.
         every = [run for runs in zip(*map(self.runs, VARIANTS), strict=True) for run in runs]
         self.all_of([lambda run=run: distil(run, options) for run in every], "distilling")
+        first: Row | None = None
         for variant in VARIANTS:
             runs = self.runs(variant)
             students = [checkpoint.load(run.folder / "last").student for run in runs]
             found = [self.probe_of(s, r.folder) for s, r in zip(students, runs, strict=True)]
-            print(row(variant, found, self.fresh(runs[0]).parameter_count()), flush=True)
+            line = self.say(row(variant, found, self.fresh(runs[0]).parameter_count(), first))
+            first = first or line
 
     def finetuned(self) -> None:
         options, base = self.options, next(iter(VARIANTS))
@@ -288,11 +339,13 @@ class Results:
                     lambda run=run, start=start, steps=steps: finetune(run, start, steps, options)
                 )
         self.all_of(jobs, "fine-tuning")
+        first: Row | None = None
         for label, (kind, _) in plans.items():
             runs = self.runs(base, kind)
             found = [head_errors(run.folder / "last", options) for run in runs]
             size = checkpoint.load(runs[0].folder / "last").student.parameter_count()
-            print(row(label, found, size), flush=True)
+            line = self.say(row(label, found, size, first))
+            first = first or line
 
 
 if __name__ == "__main__":
