@@ -30,6 +30,12 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         help="search with a word n-gram language model, KenLM's binary or ARPA, and its words only",
     )
     group.add_argument(
+        "--lexicon",
+        type=Path,
+        metavar="FILE",
+        help="how words are pronounced (CMUdict's format), for a model whose symbols are phones",
+    )
+    group.add_argument(
         "--lm-weight",
         type=float,
         metavar="X",
@@ -60,11 +66,12 @@ def decoding(arguments: argparse.Namespace) -> tuple[BeamSettings | None, tuple[
     if given and arguments.lm is None:
         option = next(iter(given)).replace("_", "-")
         raise ConfigError(f"--{option} goes with a language model; give one with --lm")
-    if arguments.beam is None and arguments.lm is None and not hotwords:
+    files = {"lm": arguments.lm, "lexicon": arguments.lexicon}
+    if arguments.beam is None and not any(files.values()) and not hotwords:
         return None, ()
     if arguments.beam is not None:
         given["beam_size"] = arguments.beam
-    return BeamSettings(arguments.lm, **given), hotwords
+    return BeamSettings(**files, **given), hotwords
 
 
 def _hotwords(text: str | None) -> tuple[str, ...]:

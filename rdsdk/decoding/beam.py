@@ -13,11 +13,11 @@ into portions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rdsdk.decoding.reading import Read, read_path
 from rdsdk.decoding.search import IMPOSSIBLE, BeamSearch
 from rdsdk.decoding.segment import Word
 from rdsdk.errors import ConfigError, ModelError
@@ -31,15 +31,6 @@ DISAGREEMENT_FRAMES = 150
 _UNDECIDED_FRAMES = 50  # the last ones, which are searched again after a disagreement
 _CONTEXT_WORDS = 5  # what a language model is told of the words before them
 _LEAD_FRAMES = 25  # heard again when a search begins anew in silence: a word may begin there
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A word on the path of a hypothesis, which has a symbol for each frame."""
-
-    ids: tuple[int, ...]
-    runs: tuple[tuple[int, int], ...]  # the frames of each symbol: first, after the last
-    end: int  # the frame after the boundary that completed it, or after its last symbol
 
 
 class BeamDecoder:
@@ -86,7 +77,7 @@ class BeamDecoder:
     @property
     def between_words(self) -> bool:
         """Whether no word is being read, by the likeliest symbols alone."""
-        if self.vocabulary.word_boundary is None:
+        if self.vocabulary.word_boundary is None or self._search.is_pronounced:
             return self._argmax == self.vocabulary.blank
         return not self._inside
 
@@ -102,9 +93,9 @@ class BeamDecoder:
             ConfigError: the frames do not have one column for each symbol.
             ModelError: they are not numbers; the decoder must be reset.
         """
-        if log_probs.ndim != 2 or log_probs.shape[1] != len(self.vocabulary):
+        if log_probs.ndim != 2 or log_probs.shape[1] != self._search.columns:
             raise ConfigError(
-                f"got log_probs of shape {log_probs.shape}, expected (T, {len(self.vocabulary)}): "
+                f"got log_probs of shape {log_probs.shape}, expected (T, {self._search.columns}): "
                 "one column for each symbol of the vocabulary"
             )
         words: list[Word] = []
@@ -122,7 +113,9 @@ class BeamDecoder:
             return []
         paths, best = self._paths()
         complete, opened = self._read(paths[best])
-        return [self._word(read) for read in (*complete, *([opened] if opened else []))]
+        # Phones are no text: of a word that is not complete nothing can be shown.
+        shown = opened is not None and not self._search.is_pronounced
+        return [self._word(read) for read in (*complete, *([opened] if shown and opened else []))]
 
     def end(self) -> list[Word]:
         """Complete and return what is not given yet; what follows is read by itself."""
@@ -182,7 +175,11 @@ class BeamDecoder:
         return row
 
     def _paths(self) -> tuple[np.ndarray, int]:
-        """The symbols (H, T) of all hypotheses, and which of them is the best."""
+        """The symbols (H, T) of all hypotheses, and which of them is the best.
+
+        With pronunciations, the end of the word with label n is V + 1 + n, of V symbols that are
+        searched: hypotheses agree when their words do.
+        """
         hypotheses = self._decoder.get_all_final_hypothesis()
         if not hypotheses:
             raise ModelError(
@@ -191,6 +188,10 @@ class BeamDecoder:
         best = max(range(len(hypotheses)), key=lambda number: hypotheses[number].score)
         # The first symbol is no frame.
         searched = np.array([one.tokens for one in hypotheses])[:, 1 + self._given :]
+        if self._search.is_pronounced:
+            labels = np.array([one.words for one in hypotheses])[:, 1 + self._given :]
+            ends = searched == self.vocabulary.boundary_id
+            searched = np.where(ends, len(self.vocabulary) + 1 + labels, searched)
         known = np.broadcast_to(np.array(self._path, int), (len(searched), len(self._path)))
         return np.concatenate([known, searched], axis=1), best
 
@@ -229,7 +230,7 @@ class BeamDecoder:
         self._path = path[end : len(path) - left].tolist()
         self._given = max(0, left - len(self._rows))
 
-    def _follow(self, remaining: Sequence[_Read], gave: bool) -> None:
+    def _follow(self, remaining: Sequence[Read], gave: bool) -> None:
         """What is open is what the best hypothesis heard, or the likeliest symbols say."""
         if gave:
             self._first_heard = None
@@ -241,7 +242,7 @@ class BeamDecoder:
             if gave:
                 self._first_heard = first
 
-    def _settle(self, complete: Sequence[_Read]) -> list[Word]:
+    def _settle(self, complete: Sequence[Read]) -> list[Word]:
         """The hypotheses do not come to agree: the best one's words are taken, or cut."""
         self.settled += 1
         certain = len(self._rows) - _UNDECIDED_FRAMES
@@ -258,7 +259,7 @@ class BeamDecoder:
         self._follow([*remaining, *([opened] if opened else [])], gave=True)
         return words
 
-    def _remember(self, given: Sequence[_Read]) -> None:
+    def _remember(self, given: Sequence[Read]) -> None:
         if self._search.settings.lm is not None:
             self._context = [*self._context, *(read.ids for read in given)][-_CONTEXT_WORDS:]
 
@@ -269,6 +270,8 @@ class BeamDecoder:
             boundary = self.vocabulary.boundary_id
             if boundary is not None:
                 row = self._surely(boundary)
+                if self._search.is_pronounced:
+                    row[self.vocabulary.blank] = 0.0  # nor need a word be ended where none is open
                 self._decoder.decode_step(row.ctypes.data, 1, len(row))
             self._decoder.decode_end()
             paths, best = self._paths()
@@ -279,36 +282,19 @@ class BeamDecoder:
         self._context = []
         return words
 
-    def _read(self, path: Iterable[int]) -> tuple[list[_Read], _Read | None]:
+    def _read(self, path: Iterable[int]) -> tuple[list[Read], Read | None]:
         """The words on a path, complete ones and an open one."""
-        boundary, blank = self.vocabulary.boundary_id, self.vocabulary.blank
-        complete: list[_Read] = []
-        ids: list[int] = []
-        runs: list[tuple[int, int]] = []
-        previous, frame = -1, -1
-        for frame, symbol in enumerate(path):
-            is_over = symbol == boundary if boundary is not None else symbol != previous
-            if ids and is_over:
-                end = frame if boundary is None else frame + 1
-                complete.append(_Read(tuple(ids), tuple(runs), end))
-                ids, runs = [], []
-            if symbol not in (blank, boundary):
-                if symbol == previous:
-                    runs[-1] = (runs[-1][0], frame + 1)
-                else:
-                    ids.append(int(symbol))
-                    runs.append((frame, frame + 1))
-            previous = symbol
-        return complete, _Read(tuple(ids), tuple(runs), frame + 1) if ids else None
+        search = self._search
+        return read_path(path, self.vocabulary, search.spoken if search.is_pronounced else None)
 
-    def _word(self, read: _Read) -> Word:
+    def _word(self, read: Read) -> Word:
         """Confidence is the geometric mean of each symbol's likeliest frame."""
         peaks = [
             float(max(self._rows[frame][symbol] for frame in range(first, after)))
             for symbol, (first, after) in zip(read.ids, read.runs, strict=True)
         ]
         return Word(
-            self.vocabulary.decode(read.ids),
+            read.text,
             self._seconds(self._start + read.runs[0][0]),
             self._seconds(self._start + read.runs[-1][1]),
             min(float(np.exp(np.mean(peaks))), 1.0),

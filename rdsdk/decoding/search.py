@@ -7,6 +7,7 @@ Building it takes a second or two for a large vocabulary; a decoder of it costs 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,30 +16,42 @@ from typing import Any
 import numpy as np
 
 from rdsdk.decoding.language_model import LN_10, flashlight, load_kenlm, words_of
+from rdsdk.decoding.pronunciation import in_symbols, phrase, read_pronunciations
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 
 _NEVER = -math.inf
 IMPOSSIBLE = -1e4  # a log probability; finite, so that sums over frames stay numbers
+END_OF_WORD = "</word>"
+_HOMOPHONES = 6  # so many words can end in one place of flashlight-text's trie
 
 
 class BeamSearch:
-    """Three kinds of search, by what there is to go by.
+    """Four kinds of search, by what there is to go by.
 
     - Characters with a language model, or a vocabulary with a lexicon: only their words can come
       out, and hotwords.
     - Characters alone: any spelling; hotwords are preferred spellings.
     - Whole words as symbols: these words, those of the lexicon if there is one; a language model
       says which follow each other.
+    - Phones with pronunciations: the words of ``settings.lexicon``, with a language model those of
+      both. No symbol of the model ends a word, so that one is added, which may be heard in any
+      frame, as if it were that frame's likeliest symbol: a word's last phone can last, silence
+      after it costs nothing, and between two words in one breath it takes one frame of many.
 
     Words are written with the symbols of the vocabulary: a language model or a hotword in another
     case is taken in the case that the symbols have.
 
+    Attributes:
+        vocabulary: what is searched for: the model's, or that and what ends a word.
+        columns: V, outputs of the model.
+
     Raises:
         ConfigError: flashlight-text is not installed, a hotword or most words of the language
-            model cannot be written with the vocabulary's symbols.
-        ModelError: the language model cannot be read.
+            model cannot be written with the vocabulary's symbols, or the lexicon is in other
+            phones.
+        ModelError: the language model or the lexicon cannot be read.
     """
 
     def __init__(
@@ -48,13 +61,20 @@ class BeamSearch:
         hotwords: Sequence[str] = (),
     ) -> None:
         self.vocabulary = vocabulary
+        self.columns = len(vocabulary)
         self.settings = settings or BeamSettings()
-        self.hotwords = tuple(self._spelled_hotword(hotword) for hotword in hotwords)
         self._flashlight: Any = flashlight("decoder")
+        self._spoken: list[tuple[str, ...]] = []  # by label
+        self._ways: dict[str, list[tuple[int, ...]]] = {}
         self._scale = 1.0
         self._allowed: np.ndarray | None = None
         self._trie: Any = None
         self._sums = self.settings.sum_alignments
+        if self.settings.lexicon is not None:
+            self.hotwords = tuple(" ".join(hotword.split()) for hotword in hotwords)
+            self._lm = self._pronounced(self.settings.lexicon)
+            return
+        self.hotwords = tuple(self._spelled_hotword(hotword) for hotword in hotwords)
         if vocabulary.word_boundary is None:
             self._lm = self._whole_words()
         elif self.settings.lm is not None or vocabulary.lexicon is not None:
@@ -62,13 +82,24 @@ class BeamSearch:
         else:
             self._lm = self._characters()
 
+    @property
+    def is_pronounced(self) -> bool:
+        """Whether words come from pronunciations: then a hypothesis says which word ends where."""
+        return self.settings.lexicon is not None
+
+    def spoken(self, label: int) -> tuple[str, ...]:
+        """The word of a label; the words of one that is a hotword of several."""
+        return self._spoken[label]
+
     def new(self) -> Any:
         """A decoder of flashlight-text, to be begun."""
         settings, vocabulary = self.settings, self.vocabulary
         symbols = min(settings.symbols_per_frame or len(vocabulary), len(vocabulary))
         ctc = self._flashlight.CriterionType.CTC
-        # Without a boundary, silence is what the blank says; it has no score of its own.
-        silence = vocabulary.blank if vocabulary.boundary_id is None else vocabulary.boundary_id
+        # Silence is what the blank says, where no symbol of the model's own ends words.
+        silence = vocabulary.boundary_id
+        if silence is None or self.is_pronounced:
+            silence = vocabulary.blank
         widths = (settings.beam_size, symbols, settings.beam_threshold, self._scale)
         if self._trie is None:
             options = self._flashlight.LexiconFreeDecoderOptions(*widths, 0.0, self._sums, ctc)
@@ -83,8 +114,12 @@ class BeamSearch:
         )
 
     def allowed(self, log_probs: np.ndarray) -> np.ndarray:
-        """Frames (T, V) in which symbols outside the lexicon are impossible, float32 in a row."""
+        """Frames (T, V) as they are searched, float32 in a row: symbols outside the lexicon are
+        impossible; with pronunciations there is a column more, for what ends a word.
+        """
         log_probs = np.ascontiguousarray(log_probs, np.float32)
+        if self.is_pronounced:
+            return np.concatenate([log_probs, log_probs.max(axis=1, keepdims=True)], axis=1)
         if self._allowed is None:
             return log_probs
         return np.where(self._allowed, log_probs, np.float32(IMPOSSIBLE))
@@ -137,11 +172,17 @@ class BeamSearch:
         from rdsdk.decoding.hotwords import BoostedWords
 
         boost = self.settings.hotword_boost
-        boosts = {labels[word]: boost * len(self.vocabulary.encode(word)) for word in self.hotwords}
+        boosts = {labels[word]: boost * self._symbols_in(word) for word in self.hotwords}
         parts = {labels[word]: [labels[part] for part in word.split()] for word in self.hotwords}
         boosted = BoostedWords(inner, self._scale, boosts, parts)
         self._scale = 1.0
         return boosted
+
+    def _symbols_in(self, hotword: str) -> int:
+        if not self.is_pronounced:
+            return len(self.vocabulary.encode(hotword))
+        parts = (self._ways[part.upper()] for part in hotword.split())
+        return sum(min(map(len, ways)) for ways in parts)
 
     def _lexicon(self) -> Any:
         lm_words = {} if self.settings.lm is None else self._lm_words()
@@ -161,6 +202,47 @@ class BeamSearch:
         trie.smear(self._flashlight.SmearingMode.MAX)
         self._trie = trie
         return lm
+
+    def _pronounced(self, lexicon: str | Path) -> Any:
+        if self.vocabulary.word_boundary is not None:
+            raise ConfigError(
+                "the model writes characters and not phones, so it needs no pronunciations; leave "
+                "the lexicon out"
+            )
+        self._ways = ways = in_symbols(read_pronunciations(lexicon), self.vocabulary)
+        lm = self.settings.lm
+        end = len(self.vocabulary)
+        self.vocabulary = Vocabulary(
+            (*self.vocabulary.symbols, END_OF_WORD), self.vocabulary.blank, END_OF_WORD
+        )
+        # Words are given as the language model writes them.
+        written = {word.upper(): word for word in (ways if lm is None else words_of(lm))}
+        known = [word for upper, word in written.items() if upper in ways]
+        if not known:
+            raise ConfigError(f"{lexicon} pronounces none of the words of {lm}")
+        self.hotwords = tuple(
+            " ".join(written.get(part.upper(), part) for part in hotword.split())
+            for hotword in self.hotwords
+        )
+        parts = [part for hotword in self.hotwords for part in hotword.split()]
+        said = tuple(dict.fromkeys((*known, *self.hotwords)))
+        labels = {word: label for label, word in enumerate(dict.fromkeys((*said, *parts)))}
+        self._spoken = [tuple(word.split()) for word in labels]
+        scores = self._boosted(self._inner(list(labels), {}), labels)
+        start = scores.start(False)
+        entries = [
+            (scores.score(start, labels[word])[1], labels[word], spoken)
+            for word in said
+            for spoken in phrase(word.split(), ways, end)
+        ]
+        self._trie = self._flashlight.Trie(len(self.vocabulary), self.vocabulary.blank)
+        here = Counter[tuple[int, ...]]()
+        for score, label, spoken in sorted(entries, key=lambda entry: -entry[0]):
+            here[spoken] += 1
+            if here[spoken] <= _HOMOPHONES:
+                self._trie.insert(list(spoken), label, score)
+        self._trie.smear(self._flashlight.SmearingMode.MAX)
+        return scores
 
     def _characters(self) -> Any:
         if not self.hotwords:
@@ -183,7 +265,8 @@ class BeamSearch:
         if self.settings.lm is not None and not known:
             raise ConfigError(
                 f"{self.settings.lm} knows none of the model's words: "
-                f"{list(self.vocabulary.symbols)}"
+                f"{list(self.vocabulary.symbols)}; if they are phones, give their pronunciations "
+                "too, as a lexicon"
             )
         several = [hotword for hotword in self.hotwords if len(hotword.split()) > 1]
         if several:
@@ -203,14 +286,16 @@ def shared_search(
     Raises:
         ConfigError, ModelError: as ``BeamSearch``.
     """
-    changed = 0
-    if settings.lm is not None and Path(settings.lm).is_file():
-        changed = Path(settings.lm).stat().st_mtime_ns
+    files = [Path(path) for path in (settings.lm, settings.lexicon) if path is not None]
+    changed = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
     return _shared(vocabulary, settings, tuple(hotwords), changed)
 
 
 @lru_cache(maxsize=4)
 def _shared(
-    vocabulary: Vocabulary, settings: BeamSettings, hotwords: tuple[str, ...], changed: int
+    vocabulary: Vocabulary,
+    settings: BeamSettings,
+    hotwords: tuple[str, ...],
+    changed: tuple[int, ...],
 ) -> BeamSearch:
     return BeamSearch(vocabulary, settings, hotwords)

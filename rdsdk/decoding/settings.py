@@ -19,6 +19,8 @@ class BeamSettings:
 
     Args:
         lm: an n-gram language model, KenLM's binary or ARPA; None searches without one.
+        lexicon: how words are pronounced (CMUdict's format), for a model whose symbols are phones;
+            only these words come out, with a language model those that it knows too.
         beam_size: hypotheses kept after each frame.
         beam_threshold: hypotheses so much worse than the best are dropped.
         symbols_per_frame: only the likeliest so many symbols of a frame are tried; None tries all.
@@ -36,6 +38,7 @@ class BeamSettings:
     """
 
     lm: str | Path | None = None
+    lexicon: str | Path | None = None
     beam_size: int = 50
     beam_threshold: float = 25.0
     symbols_per_frame: int | None = None

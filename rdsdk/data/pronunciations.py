@@ -1,0 +1,88 @@
+"""Make the pronouncing lexicon that goes with a language model: ``python -m
+rdsdk.data.pronunciations english.lm -o english.dict``.
+
+The words are those of the language model, their phones those of PocketSphinx's dictionary (CMUdict
+without stress), which also aligned what models of phones are trained on (``rdsdk.data.phones``).
+A word that the dictionary does not know cannot be recognised; their number is printed, and
+``--add FILE`` says how some of them are pronounced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdsdk.decoding.language_model import words_of
+from rdsdk.decoding.pronunciation import read_pronunciations
+from rdsdk.errors import ConfigError, RdsdkError
+
+
+def dictionary() -> Path:
+    """PocketSphinx's dictionary of American English.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed.
+    """
+    try:
+        import pocketsphinx
+    except ImportError as error:
+        raise ConfigError(
+            "pronunciations come from PocketSphinx's dictionary; run `pip install pocketsphinx`"
+        ) from error
+    return Path(pocketsphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
+
+
+def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[int, int]:
+    """Write the pronunciations of a language model's words.
+
+    Args:
+        lm: KenLM's binary or ARPA.
+        output: of lines ``WORD PH PH ...``, a line for each way to say a word.
+        more: pronouncing lexicons that come before the dictionary.
+
+    Returns:
+        The language model's words with a pronunciation, and all of them.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed.
+        ModelError: a file cannot be read.
+    """
+    ways: dict[str, list[tuple[str, ...]]] = {}
+    for path in (*more, dictionary()):
+        read: dict[str, list[tuple[str, ...]]] = {}
+        for word, said in read_pronunciations(path).items():
+            read.setdefault(word.upper(), []).extend(said)
+        ways = {**read, **ways}
+    words = words_of(lm)
+    known = [word for word in words if word.upper() in ways]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", encoding="utf-8") as file:
+        for word in known:
+            for number, phones in enumerate(dict.fromkeys(ways[word.upper()]), 1):
+                variant = f"({number})" if number > 1 else ""
+                file.write(f"{word}{variant} {' '.join(phones)}\n")
+    return len(known), len(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a lexicon and say how much of the language model it knows; 2 when something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m rdsdk.data.pronunciations", description=__doc__)
+    parser.add_argument("lm", type=Path, metavar="LM", help="KenLM's binary or ARPA")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--add", type=Path, nargs="+", default=[], metavar="FILE", help="more pronunciations"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        known, total = write_lexicon(arguments.lm, arguments.output, arguments.add)
+    except RdsdkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{known} of {total} words of {arguments.lm} have a pronunciation: {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
