@@ -24,7 +24,7 @@ from rdsdk.evaluation.evaluate import evaluate
 from rdsdk.evaluation.probe_head import HeadCheckpoint, load_head, save_head
 from rdsdk.evaluation.probe_recipe import Prepare, ProbeRecipe, read_command
 from rdsdk.evaluation.probe_report import ProbeResult
-from rdsdk.evaluation.probing import Probing, probe_transcriber
+from rdsdk.evaluation.probing import Probing, figure_of, probe_transcriber
 from rdsdk.evaluation.report import write_hypotheses
 from rdsdk.training.run import RESUME_FILE, run
 from rdsdk.training.teachers import Teacher
@@ -73,7 +73,7 @@ def probe(recipe: ProbeRecipe, resume: bool = False) -> int:
     if not finished:
         code = _train(recipe, upstream, vocabulary, prepare, resume)
         # Of several processes one judges.
-        if code or rank_zero_only.rank:
+        if code or getattr(rank_zero_only, "rank", 0):
             return code
     made = load_head(output / BEST)
     result = _judge(recipe, upstream, made, corpora)
@@ -93,7 +93,7 @@ def _train(
     return run(
         recipe,
         make_module,
-        figure="dev/wer",
+        figure=figure_of(vocabulary),
         steps=recipe.optimisation.steps,
         clip_norm=recipe.optimisation.clip_norm,
         vocabulary=vocabulary,

@@ -76,8 +76,8 @@ class Probing(L.LightningModule):
 
     ``upstream`` is no submodule: it is neither trained nor saved, nor does a strategy see it.
 
-    Validation logs ``dev/wer``, which is the phone error rate where symbols are phones, ``dev/cer``
-    and ``dev/loss``.
+    Validation logs ``dev/loss`` and ``dev/per`` (symbols are phones) or ``dev/wer`` and ``dev/cer``
+    (they are characters); the first of these rates is the ``figure`` that decides.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Probing(L.LightningModule):
         self.optimisation = optimisation
         self.masks = masks
         self.seed = seed
+        self.figure = figure_of(vocabulary)
         self._references: list[str] = []
         self._hypotheses: list[str] = []
         self._dev_loss: list[float] = []
@@ -160,10 +161,11 @@ class Probing(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         rates = error_rates(self._references, self._hypotheses)
         figures = {
-            "dev/wer": rates.wer,
-            "dev/cer": rates.cer,
+            self.figure: rates.wer,
             "dev/loss": float(np.mean(self._dev_loss)) if self._dev_loss else 0.0,
         }
+        if self.vocabulary.word_boundary is not None:
+            figures["dev/cer"] = rates.cer
         self.log_dict(figures, prog_bar=True, sync_dist=True)
         self._references.clear()
         self._hypotheses.clear()
@@ -171,6 +173,11 @@ class Probing(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.head.parameters(), self.optimisation.learning_rate)
+
+
+def figure_of(vocabulary: Vocabulary) -> str:
+    """The error rate of a validation that tells how good a head is."""
+    return "dev/per" if vocabulary.word_boundary is None else "dev/wer"
 
 
 def greedy_text(best: Tensor, vocabulary: Vocabulary) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import yaml
 from lhotse import CutSet
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
@@ -163,9 +164,27 @@ def _trainer(
     epochs: int | None,
     clip_norm: float | None,
 ) -> L.Trainer:
-    hardware = recipe.hardware
     # The sampler already shards by rank, and a loader of its own state needs no more workers.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    try:
+        return _made_trainer(recipe, output, callbacks, steps, epochs, clip_norm)
+    except MisconfigurationException as error:
+        raise ConfigError(
+            f"the run cannot be had here: {str(error).splitlines()[0]} hardware.accelerator is "
+            f"{recipe.hardware.accelerator}, hardware.devices {recipe.hardware.devices}; choose "
+            "others"
+        ) from error
+
+
+def _made_trainer(
+    recipe: RunRecipe,
+    output: Path,
+    callbacks: list[Callback],
+    steps: int | None,
+    epochs: int | None,
+    clip_norm: float | None,
+) -> L.Trainer:
+    hardware = recipe.hardware
     return L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
