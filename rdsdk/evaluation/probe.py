@@ -29,7 +29,7 @@ from rdsdk.evaluation.report import write_hypotheses
 from rdsdk.training.run import RESUME_FILE, run
 from rdsdk.training.teachers import Teacher
 
-BEST = "best"
+BEST, LAST, RECIPE = "best", "last", "recipe.yaml"
 HYPOTHESES = "hypotheses.jsonl"
 FIGURE = "layer_weights.png"
 TABLE = "--table"
@@ -150,14 +150,14 @@ def _finished(output: Path, recipe: ProbeRecipe, resume: bool) -> bool:
     Raises:
         ConfigError: what it holds is not this probe, or would be overwritten.
     """
-    whole = (output / BEST).is_dir() and not (output / RESUME_FILE).is_file()
-    if whole and not resume:
+    ended = (output / BEST).is_dir() and not (output / RESUME_FILE).is_file()
+    if ended and not resume:
         raise ConfigError(
-            f"{output} holds a finished probe; --resume judges its head again (on other corpora, "
-            "with test=[...]), or choose another output"
+            f"{output} holds a trained head; --resume judges it again (on other corpora, with "
+            "test=[...]), or choose another output"
         )
-    if resume and (output / "recipe.yaml").is_file():
-        before: Any = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
+    if resume and (output / RECIPE).is_file():
+        before = _recipe_of(output)
         now = recipe.plain()
         other = [name for name in SAME_PROBE if before.get(name) != now[name]]
         if other:
@@ -166,7 +166,24 @@ def _finished(output: Path, recipe: ProbeRecipe, resume: bool) -> bool:
                 f"{output} is another probe, with {told}; this one has "
                 f"{', '.join(f'{name}={now[name]}' for name in other)}: choose another output"
             )
-    return whole
+    if ended:
+        dev = load_head(output / LAST).provenance.get("dev")
+        step = dev.get("step", 0) if isinstance(dev, dict) else 0
+        if step < recipe.optimisation.steps:
+            raise ConfigError(
+                f"{output} holds a head of {step} steps and no {RESUME_FILE} to go on from; "
+                f"optimisation.steps={step} judges it as it is, or choose another output"
+            )
+    return ended
+
+
+def _recipe_of(output: Path) -> dict[str, Any]:
+    path = output / RECIPE
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is damaged; choose another output") from error
+    return value if isinstance(value, dict) else {}
 
 
 def _device(accelerator: str) -> torch.device:

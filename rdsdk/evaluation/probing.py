@@ -119,17 +119,20 @@ class Probing(L.LightningModule):
         return self.head(hidden, batch.frame_counts, mask)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss = self._loss(self.log_probs(batch, self._mask(batch, batch_index)), batch)
+        # Masks and dropout come from the step's number: a resumed run draws them again alike.
+        step = micro_step(self, batch_index)
+        number = self.seed * 1_000_003 + step * 31 + self.global_rank
+        torch.manual_seed(number)
+        loss = self._loss(self.log_probs(batch, self._mask(batch, number)), batch)
         refuse_non_finite(self, loss, batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         return loss
 
-    def _mask(self, batch: Batch, batch_index: int) -> Tensor | None:
+    def _mask(self, batch: Batch, number: int) -> Tensor | None:
         chosen = self.masks
         if not chosen.time_masks and not chosen.channel_masks:
             return None
-        step = micro_step(self, batch_index)
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step * 31 + self.global_rank)
+        rng = torch.Generator().manual_seed(number)
         counts = batch.frame_counts.cpu()
         widths = torch.full_like(counts, self.head.width)
         frames = spans(counts, chosen.time_masks, chosen.time_frames, rng)
