@@ -168,7 +168,7 @@ def _trainer(
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     try:
         return _made_trainer(recipe, output, callbacks, steps, epochs, clip_norm)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
         raise ConfigError(
             f"the run cannot be had here: {str(error).splitlines()[0]} hardware.accelerator is "
             f"{recipe.hardware.accelerator}, hardware.devices {recipe.hardware.devices}; choose "
