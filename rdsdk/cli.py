@@ -26,6 +26,9 @@ _ELSEWHERE = {
     "finetune": _Elsewhere("rdsdk.training.cli", "train", "train a student on transcripts"),
     "distill": _Elsewhere("rdsdk.training.distill", "train", "distil a teacher into a student"),
     "evaluate": _Elsewhere("rdsdk.evaluation.cli", "train", "error rates of a model"),
+    "probe": _Elsewhere(
+        "rdsdk.evaluation.probe", "train", "a small head on a frozen model: PR, ASR"
+    ),
     "analyze": _Elsewhere("rdsdk.evaluation.analyze", "train", "how alike layers are"),
     "export": _Elsewhere("mobile_export.cli", "export", "checkpoint -> artefact, proven"),
     "verify": _Elsewhere("mobile_export.verify_cli", "export", "is an artefact its checkpoint's?"),

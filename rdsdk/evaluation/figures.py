@@ -95,6 +95,24 @@ def draw_layers(
     figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
+def draw_layer_weights(
+    path: Path, names: Sequence[str], weights: Sequence[float], title: str
+) -> None:
+    """Bars of how much a probe took of each layer; a line says what an even mixture would take."""
+    figure = Figure(figsize=(max(5.0, 1.5 + 0.5 * len(weights)), 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(weights)), weights)
+    axes.axhline(1 / len(weights), color="tab:red", linestyle="--", linewidth=1, label="even")
+    axes.set_xticks(range(len(weights)), names)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("weight in the mixture")
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend()
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+
+
 def _heat_map(
     figure: Figure,
     axes: Axes,

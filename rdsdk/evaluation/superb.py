@@ -66,12 +66,19 @@ class UpstreamExpert(nn.Module):
         if lacking > 0:
             waveforms = nn.functional.pad(waveforms, (0, lacking))
         context: Context | Any = "full" if self.whole else "configured"
-        output, _ = self.student(
-            waveforms,
-            sample_counts=counts.clamp(min=RECEPTIVE_FIELD_SAMPLES),
-            context=context,
+        entered: list[Tensor] = []
+        handle = self.student.encoder.layers[0].register_forward_pre_hook(
+            lambda layer, arguments: entered.append(arguments[0])
         )
-        return {"hidden_states": [self.student.embed(waveforms), *output.hidden]}
+        try:
+            output, _ = self.student(
+                waveforms,
+                sample_counts=counts.clamp(min=RECEPTIVE_FIELD_SAMPLES),
+                context=context,
+            )
+        finally:
+            handle.remove()
+        return {"hidden_states": [entered[0], *output.hidden]}
 
 
 def rdsdk_local(ckpt: str, model_config: str | None = None, **others: Any) -> UpstreamExpert:

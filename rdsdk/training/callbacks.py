@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -24,14 +25,25 @@ class Keepable(Protocol):
     def checkpoint(self, provenance: dict[str, object]) -> Checkpoint: ...
 
 
+Save = Callable[[Path, Any], Path]
+"""Writes what a module's ``checkpoint`` gave into a folder."""
+
+
 class KeepBest(Callback):
     """After each validation: ``last/`` always, ``best/`` when the watched figure improved.
 
     Steps after the last validation are kept too, in ``last/``, when the run ends.
     """
 
-    def __init__(self, folder: Path, figure: str, provenance: dict[str, object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        figure: str,
+        provenance: dict[str, object],
+        save: Save = checkpoint.save,
+    ) -> None:
         self.folder = folder
+        self.save = save
         self.figure = figure
         self.provenance = provenance
         self.best = float("inf")
@@ -43,9 +55,9 @@ class KeepBest(Callback):
         kept = module.checkpoint({**self.provenance, "dev": {"step": trainer.global_step}})  # type: ignore[operator]
         if not trainer.is_global_zero:
             return
-        checkpoint.save(self.folder / "last", kept)
+        self.save(self.folder / "last", kept)
         if not (self.folder / "best").exists():
-            checkpoint.save(self.folder / "best", kept)
+            self.save(self.folder / "best", kept)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -63,10 +75,10 @@ class KeepBest(Callback):
             return
         with (self.folder / "dev.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
-        checkpoint.save(self.folder / "last", kept)
+        self.save(self.folder / "last", kept)
         if figures[self.figure] < self.best:
             self.best = figures[self.figure]
-            checkpoint.save(self.folder / "best", kept)
+            self.save(self.folder / "best", kept)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

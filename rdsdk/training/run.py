@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import yaml
 from lhotse import CutSet
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
@@ -22,9 +23,10 @@ from rdsdk.data.batches import (
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
+from rdsdk.models import checkpoint
 from rdsdk.models.encoder import EncoderLayer
 from rdsdk.models.student import Student
-from rdsdk.training.callbacks import Interruption, KeepBest
+from rdsdk.training.callbacks import Interruption, KeepBest, Save
 from rdsdk.training.run_recipe import RunRecipe
 from rdsdk.training.sharding import Sharded
 
@@ -45,6 +47,8 @@ def run(
     provenance: dict[str, object] | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    prepare: Callable[[CutSet], CutSet] | None = None,
+    save: Save = checkpoint.save,
 ) -> int:
     """Train until ``steps`` or ``epochs`` are done.
 
@@ -55,6 +59,8 @@ def run(
         clip_norm: gradients are scaled down to this norm; None leaves them.
         vocabulary: None takes recordings without transcripts.
         provenance: what the checkpoints say beside the recipe, the licence and the data.
+        prepare: what is done to the utterances of train and of dev before they are used.
+        save: writes what the module gives as its checkpoint.
 
     Returns:
         0 when the run is whole, ``INTERRUPTED`` when it can be resumed.
@@ -78,7 +84,8 @@ def run(
         student = module.student
         assert isinstance(student, Student)
         compile_layers(student)
-    dev_cuts = read_cuts(recipe.dev)
+    prepare = prepare or (lambda cuts: cuts)
+    dev_cuts = prepare(read_cuts(recipe.dev))
     output.mkdir(parents=True, exist_ok=True)
     (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain(), sort_keys=False))
     kept: dict[str, object] = {
@@ -89,10 +96,11 @@ def run(
     }
     interruption = Interruption(resume_file, recipe.save_every_steps)
     # Those that log come first: what they log belongs to the step just done.
-    watching = [*callbacks, KeepBest(output, figure, kept), interruption, TQDMProgressBar(5)]
+    watching = [*callbacks, KeepBest(output, figure, kept, save), interruption, TQDMProgressBar(5)]
     trainer = _trainer(recipe, output, watching, steps, epochs, clip_norm)
     # Before the trainer starts processes: a bad manifest is told once, and at once.
-    data = Corpora(recipe, vocabulary, read_cuts(recipe.train, recipe.train_weights), dev_cuts)
+    train_cuts = prepare(read_cuts(recipe.train, recipe.train_weights))
+    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts)
     trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
     if interruption.interrupted:
         print(f"interrupted at step {trainer.global_step}; --resume goes on from {resume_file}")
@@ -156,9 +164,27 @@ def _trainer(
     epochs: int | None,
     clip_norm: float | None,
 ) -> L.Trainer:
-    hardware = recipe.hardware
     # The sampler already shards by rank, and a loader of its own state needs no more workers.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    try:
+        return _made_trainer(recipe, output, callbacks, steps, epochs, clip_norm)
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            f"the run cannot be had here: {str(error).splitlines()[0]} hardware.accelerator is "
+            f"{recipe.hardware.accelerator}, hardware.devices {recipe.hardware.devices}; choose "
+            "others"
+        ) from error
+
+
+def _made_trainer(
+    recipe: RunRecipe,
+    output: Path,
+    callbacks: list[Callback],
+    steps: int | None,
+    epochs: int | None,
+    clip_norm: float | None,
+) -> L.Trainer:
+    hardware = recipe.hardware
     return L.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,

@@ -19,6 +19,8 @@ from rdsdk.errors import ConfigError
 Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"]
 
 _ASSIGNMENT = re.compile(r"[a-z_][a-z0-9_.]*=")
+_FLAGS = ("--resume", "--dry-run")
+"""Options without a value."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
             argument = "--config=" + str(recipe_file(argument.removeprefix("--config=")))
         elif _ASSIGNMENT.match(argument) and not is_value:
             argument = f"--{argument}"
-        is_value = argument.startswith("--") and "=" not in argument
+        takes_value = "=" not in argument and argument not in _FLAGS
+        is_value = argument.startswith("--") and takes_value
         expanded.append(argument)
     return expanded

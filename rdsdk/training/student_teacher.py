@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
@@ -14,11 +14,13 @@ from rdsdk.training.teachers import Precision, Teacher
 
 
 class StudentTeacher(Teacher):
-    """A student, frozen where it is, in its configured context; padding is hidden as it does.
+    """A student, frozen where it is; padding is hidden as it does.
 
     Args:
         student: the model; its heads are not used.
         name: for people and for provenance.
+        whole: each frame of a streaming student hears the whole recording, instead of its
+            configured context.
         precision, one_batch: see ``Teacher``.
     """
 
@@ -27,6 +29,7 @@ class StudentTeacher(Teacher):
         student: Student,
         name: str,
         *,
+        whole: bool = False,
         precision: Precision = "auto",
         one_batch: bool | None = None,
     ) -> None:
@@ -41,6 +44,7 @@ class StudentTeacher(Teacher):
             one_batch=one_batch,
         )
         self.student = student
+        self.whole = whole
         self._freeze()
 
     def _extract(self, waveforms: Tensor) -> Tensor:
@@ -49,8 +53,16 @@ class StudentTeacher(Teacher):
     def _encode(
         self, features: Tensor, frame_counts: Tensor | None, frame_mask: Tensor | None
     ) -> list[Tensor]:
-        hidden, _ = self.student.encoder(features, frame_counts=frame_counts, frame_mask=frame_mask)
+        hidden, _ = self.student.encoder(
+            features,
+            frame_counts=frame_counts,
+            frame_mask=frame_mask,
+            context="full" if self.whole else "configured",
+        )
         return hidden
+
+    def _first_layer(self) -> nn.Module:
+        return self.student.encoder.layers[0]
 
     def _maps(self, features: Tensor, frame_counts: Tensor | None) -> list[Tensor]:
         maps: list[Tensor] = []

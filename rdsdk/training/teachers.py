@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,28 @@ class Teacher(nn.Module, ABC):
         return TeacherOutput([h[:rows] for h in both], [h[rows:] for h in both])
 
     @torch.no_grad()
+    def hidden_states(self, waveforms: Tensor, sample_counts: Tensor) -> list[Tensor]:
+        """(B, T, D) as it enters the first transformer layer, then after each: L + 1, unmasked.
+
+        What SUPERB's tasks mix (arXiv 2105.01051); the arguments are those of ``forward``.
+
+        Raises:
+            ConfigError: a shape is wrong.
+            DataError: the batch is shorter than one frame.
+        """
+        entered: list[Tensor] = []
+
+        def keep(layer: nn.Module, arguments: Any, named: Any) -> None:
+            entered.append(arguments[0] if arguments else named["hidden_states"])
+
+        handle = self._first_layer().register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            layers = self(waveforms, sample_counts).unmasked
+        finally:
+            handle.remove()
+        return [entered[0], *layers]
+
+    @torch.no_grad()
     def attention_maps(self, waveforms: Tensor, sample_counts: Tensor) -> list[Tensor]:
         """The attention map (B, H, T, T) that each layer applies: a row is a frame's weights over
         all frames and sums to 1. Rows of padding mean nothing.
@@ -158,6 +180,10 @@ class Teacher(nn.Module, ABC):
     ) -> list[Tensor]:
         """features (B, T, C) -> (B, T, D) after each layer. ``frame_counts`` (B,) None: no padding
         is hidden. ``features`` must be left as they are."""
+
+    @abstractmethod
+    def _first_layer(self) -> nn.Module:
+        """The first transformer layer, called with x (B, T, D)."""
 
     @abstractmethod
     def _maps(self, features: Tensor, frame_counts: Tensor | None) -> list[Tensor]:

@@ -69,6 +69,9 @@ class TorchaudioTeacher(Teacher):
     ) -> list[Tensor]:
         return self._run(features, frame_counts, frame_mask, None)
 
+    def _first_layer(self) -> Any:
+        return self.model.encoder.transformer.layers[0]
+
     def _maps(self, features: Tensor, frame_counts: Tensor | None) -> list[Tensor]:
         maps: list[Tensor] = []
         self._run(features, frame_counts, None, maps)

@@ -89,6 +89,9 @@ class TransformersTeacher(Teacher):
             self._run(features, frame_counts, frame_mask)
         return hidden
 
+    def _first_layer(self) -> Any:
+        return self.model.encoder.layers[0]
+
     def _maps(self, features: Tensor, frame_counts: Tensor | None) -> list[Tensor]:
         maps: list[Tensor] = []
 

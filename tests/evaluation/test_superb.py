@@ -12,6 +12,7 @@ from rdsdk.evaluation.superb import rdsdk_local
 from rdsdk.models import checkpoint
 from rdsdk.models.config import preset
 from rdsdk.models.student import Student
+from rdsdk.training.student_teacher import StudentTeacher
 
 
 @pytest.fixture
@@ -37,6 +38,11 @@ def test_each_recording_gets_the_hidden_states_it_has_alone(folder: Path) -> Non
                 torch.testing.assert_close(
                     states[layer][row, :frames], expected[0], atol=1e-4, rtol=1e-4
                 )
+    # What enters the first layer too, as `rdsdk probe` mixes it.
+    probed = StudentTeacher(student, "random").hidden_states(
+        recordings[0][None], torch.tensor([16_000])
+    )
+    torch.testing.assert_close(states[0][0, :49], probed[0][0], atol=1e-4, rtol=1e-4)
     # Negative control: the next recording's states are others.
     assert (states[-1][0, :20] - states[-1][2, :20]).abs().max() > 1e-2
 

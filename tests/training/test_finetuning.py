@@ -189,6 +189,8 @@ def test_a_checkpoint_is_fine_tuned_from_its_weights(tmp_path: Path) -> None:
         (["--student.preset", "xxl"], "unknown preset 'xxl'"),
         (["--student.checkpoint", "somewhere"], "exactly one of preset and checkpoint"),
         (["--resume"], "nothing to resume"),
+        (["--resume", "seed=1"], "nothing to resume"),
+        (["--hardware.accelerator", "gpus"], "cannot be had here"),
         (["--optimisation.steps", "0"], "steps >= 1"),
         (["--student.preset", "armhubert"], "chunk_frames were given for a full-context student"),
     ],

@@ -58,6 +58,26 @@ def test_a_checkpoint_folder_gives_what_the_student_gives(
 
 
 @torch.no_grad()
+def test_all_hidden_states_begin_with_what_enters_the_first_layer() -> None:
+    student = sharp(STREAMING)
+    waveforms, counts = batch()
+    entered = []
+    hook = student.encoder.layers[0].register_forward_pre_hook(
+        lambda module, arguments: entered.append(arguments[0])
+    )
+    plain, _ = student(waveforms, sample_counts=counts)
+    whole, _ = student(waveforms, sample_counts=counts, context="full")
+    hook.remove()
+    states = StudentTeacher(student, "mine").hidden_states(waveforms, counts)
+    torch.testing.assert_close(states, [entered[0], *plain.hidden], atol=1e-5, rtol=0)
+    states = StudentTeacher(student, "mine", whole=True).hidden_states(waveforms, counts)
+    torch.testing.assert_close(states, [entered[1], *whole.hidden], atol=1e-5, rtol=0)
+    # Negative controls: the first state is no layer's, and the context shows.
+    assert (states[0] - states[1]).abs().max() > 1e-2
+    assert (plain.hidden[-1] - whole.hidden[-1]).abs().max() > 1e-2
+
+
+@torch.no_grad()
 def test_the_maps_are_the_owners_by_hand() -> None:
     student = sharp(FULL)
     waveforms, counts = batch()

@@ -79,6 +79,15 @@ def test_hubert_and_wav2vec2_equal_extract_features(large: bool) -> None:
     theirs, lengths = model.extract_features(waveforms, counts)
     assert lengths.tolist() == [49, SHORT_FRAMES]
     torch.testing.assert_close(real(ours), real(theirs), atol=2e-5, rtol=0)
+    entered: list[Tensor] = []
+    hook = model.encoder.transformer.layers[0].register_forward_pre_hook(
+        lambda layer, arguments: entered.append(arguments[0])
+    )
+    model.extract_features(waveforms, counts)
+    hook.remove()
+    first, *after = teacher.hidden_states(waveforms, counts)
+    torch.testing.assert_close(real([first]), real(entered), atol=2e-5, rtol=0)
+    assert torch.equal(torch.stack(after), torch.stack(ours))
     # Negative control: without lengths, padding is heard.
     heard, _ = model.extract_features(waveforms)
     assert (real(heard) - real(ours)).abs().max() > 1e-2

@@ -66,6 +66,13 @@ def test_hidden_states_of_a_padded_batch_equal_transformers(family: str, large: 
     torch.testing.assert_close(ours, real(theirs_of(theirs)), atol=TOLERANCE, rtol=0)
     # What is returned is before that norm, on any version.
     assert differs(real(output.unmasked)[-1], real([theirs.last_hidden_state])[0]) == large
+    # And what enters the first layer, for a mixture of all.
+    entered, *after = teacher.hidden_states(waveforms, counts)
+    torch.testing.assert_close(
+        real([entered]), real(theirs.hidden_states[:1]), atol=TOLERANCE, rtol=0
+    )
+    assert torch.equal(torch.stack(after), torch.stack(output.unmasked))
+    assert differs(entered, after[0])
     # Negative control: padding that is attended to shows.
     heard = model(waveforms, output_hidden_states=True)
     assert differs(real(theirs_of(heard)), ours)
