@@ -19,6 +19,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rdsdk.decoding": ("rdsdk.errors",),
     "rdsdk.models": ("rdsdk.errors", "rdsdk.decoding.vocabulary"),
     "rdsdk.data": ("rdsdk.errors", "rdsdk.audio", "rdsdk.decoding.vocabulary"),
+    # Files of pronunciations are read in one way.
+    "rdsdk.data.pronunciations": ("rdsdk.decoding", "rdsdk.errors", "rdsdk.data"),
+    "rdsdk.data.lexicon": ("rdsdk.decoding", "rdsdk.errors", "rdsdk.data"),
     "rdsdk.training": (*BELOW_TRAINING, "rdsdk.evaluation"),
     # An artefact is judged through the same public names that everybody runs it with.
     "rdsdk.evaluation": (*BELOW_TRAINING, "rdsdk.training", "rdsdk"),

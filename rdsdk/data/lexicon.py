@@ -1,5 +1,5 @@
 """Make the pronouncing lexicon that goes with a language model: ``python -m
-rdsdk.data.pronunciations english.lm -o english.dict``.
+rdsdk.data.lexicon english.lm -o english.dict``.
 
 The words are those of the language model, their phones those of PocketSphinx's dictionary (CMUdict
 without stress), which also aligned what models of phones are trained on (``rdsdk.data.phones``).
@@ -14,24 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.decoding.language_model import words_of
-from rdsdk.decoding.pronunciation import read_pronunciations
-from rdsdk.errors import ConfigError, RdsdkError
-
-
-def dictionary() -> Path:
-    """PocketSphinx's dictionary of American English.
-
-    Raises:
-        ConfigError: PocketSphinx is not installed.
-    """
-    try:
-        import pocketsphinx
-    except ImportError as error:
-        raise ConfigError(
-            "pronunciations come from PocketSphinx's dictionary; run `pip install pocketsphinx`"
-        ) from error
-    return Path(pocketsphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
+from rdsdk.decoding.pronunciation import read_dictionary
+from rdsdk.errors import RdsdkError
 
 
 def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[int, int]:
@@ -46,13 +32,14 @@ def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[in
         The language model's words with a pronunciation, and all of them.
 
     Raises:
-        ConfigError: PocketSphinx is not installed.
-        ModelError: a file cannot be read.
+        ConfigError: PocketSphinx is not installed, or a lexicon is missing.
+        DataError: a lexicon is damaged.
+        ModelError: the language model cannot be read.
     """
     ways: dict[str, list[tuple[str, ...]]] = {}
-    for path in (*more, dictionary()):
+    for path in (*more, pocketsphinx_dictionary()):
         read: dict[str, list[tuple[str, ...]]] = {}
-        for word, said in read_pronunciations(path).items():
+        for word, said in read_dictionary(path).items():
             read.setdefault(word.upper(), []).extend(said)
         ways = {**read, **ways}
     words = words_of(lm)
@@ -67,8 +54,8 @@ def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write a lexicon and say how much of the language model it knows; 2 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m rdsdk.data.pronunciations", description=__doc__)
+    """Write a lexicon and say how much of the model it knows; 2 when something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m rdsdk.data.lexicon", description=__doc__)
     parser.add_argument("lm", type=Path, metavar="LM", help="KenLM's binary or ARPA")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     parser.add_argument(

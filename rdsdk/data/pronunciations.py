@@ -1,13 +1,10 @@
 """Words -> phones by a pronouncing dictionary, and utterances whose texts are phones.
 
-A dictionary is a text file with a word and its phones on each line, as the CMU dictionary and
-LibriSpeech's lexicon (openslr.org/11) are. Of several pronunciations the first counts, as in SUPERB
-(arXiv 2105.01051).
+Of several pronunciations the first counts, as in SUPERB (arXiv 2105.01051).
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +16,10 @@ from lhotse.supervision import SupervisionSegment
 
 from rdsdk.data.alignment import SYMBOLS, is_aligned
 from rdsdk.data.manifest import transcript
+from rdsdk.decoding.pronunciation import read_dictionary
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError
 
-_VARIANT = re.compile(r"\(\d+\)$")
-_COMMENT = ";;;"
 _WORDS_NAMED = 5
 
 
@@ -86,29 +82,9 @@ def read_pronunciations(files: Sequence[str | Path] = ()) -> Pronunciations:
         DataError: a line is no word with its phones.
     """
     phones: dict[str, tuple[str, ...]] = {}
-    for file in files or [_pocketsphinx_dictionary()]:
-        path = Path(file)
-        if not path.is_file():
-            raise ConfigError(
-                f"there is no pronouncing dictionary {path}; give a text file with a word and its "
-                "phones on each line, or none for PocketSphinx's"
-            )
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not text in UTF-8: {error}") from error
-        for number, line in enumerate(lines, start=1):
-            if not line.strip() or line.startswith(_COMMENT):
-                continue
-            word, *spelling = line.split()
-            if not spelling:
-                raise DataError(
-                    f"{path} line {number} has no phones for {word!r}; a line is a word and its "
-                    "phones, separated by spaces"
-                )
-            phones.setdefault(_VARIANT.sub("", word).upper(), tuple(spelling))
-    if not phones:
-        raise DataError(f"the pronouncing dictionaries {list(map(str, files))} hold no words")
+    for file in files or [pocketsphinx_dictionary()]:
+        for word, ways in read_dictionary(file).items():
+            phones.setdefault(word.upper(), ways[0])
     return Pronunciations(phones, Vocabulary.words(sorted({p for s in phones.values() for p in s})))
 
 
@@ -149,7 +125,12 @@ def pronounced(cuts: CutSet, pronunciations: Pronunciations) -> tuple[CutSet, in
     return CutSet.from_cuts(kept), left_out
 
 
-def _pocketsphinx_dictionary() -> str:
+def pocketsphinx_dictionary() -> Path:
+    """The dictionary of PocketSphinx's English model: the CMU dictionary without stress.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed.
+    """
     try:
         from pocketsphinx import get_model_path
     except ImportError as error:
@@ -157,4 +138,4 @@ def _pocketsphinx_dictionary() -> str:
             "phones of words come from PocketSphinx's dictionary, and it is not installed; run "
             "`pip install pocketsphinx`, or give a dictionary (pronunciations)"
         ) from error
-    return str(get_model_path("en-us/cmudict-en-us.dict"))
+    return Path(get_model_path("en-us/cmudict-en-us.dict"))

@@ -99,7 +99,7 @@ class BeamDecoder:
                 "one column for each symbol of the vocabulary"
             )
         words: list[Word] = []
-        for row in self._search.allowed(log_probs):
+        for row in self._search.allowed(log_probs, self._argmax, self._frame):
             self._step(self._heard(row))
             self._frame += 1
             self._searched += 1

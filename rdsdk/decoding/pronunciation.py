@@ -2,7 +2,7 @@
 
 The file is a pronouncing lexicon as CMUdict has it: a word and its phones on each line, ``WORD(2)``
 for another way to say the same word. Stress marks (``AH0``) are left out where the model's phones
-have none. ``rdsdk.data.pronunciations`` writes one for a language model.
+have none. ``rdsdk.data.lexicon`` writes one for a language model.
 """
 
 from __future__ import annotations
@@ -13,46 +13,53 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, ModelError
+from rdsdk.errors import ConfigError, DataError
 
 _VARIANT = re.compile(r"\(\d+\)$")
-_COMMENT = (";;;", "#")
+_COMMENT = (";;;", "# ")
 _WAYS_TO_SAY = 8
 """Of a hotword of several words: each of its words may have several."""
 
-Pronunciations = Mapping[str, Sequence[tuple[str, ...]]]
+Dictionary = Mapping[str, Sequence[tuple[str, ...]]]
 """Each word, as it is written in the file, and the phones of each way to say it."""
 
 
-def read_pronunciations(path: str | Path) -> dict[str, list[tuple[str, ...]]]:
-    """A pronouncing lexicon, as it stands in the file; ways to say a word in the file's order.
+def read_dictionary(path: str | Path) -> dict[str, list[tuple[str, ...]]]:
+    """A pronouncing lexicon as it stands in a file; ways to say a word in the file's order.
 
     Raises:
-        ModelError: no such file, no text, a word without phones, or no word at all.
+        ConfigError: there is no such file.
+        DataError: it is no text, a word has no phones, or there is no word at all.
     """
     path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no pronouncing lexicon {path}; give a text file with a word and its phones "
+            "on each line"
+        )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the pronunciations in {path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from error
     ways: dict[str, list[tuple[str, ...]]] = {}
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields or line.startswith(_COMMENT):
             continue
         if len(fields) < 2:
-            raise ModelError(
-                f"line {number} of {path} is {line.strip()!r}, expected a word and its phones"
+            raise DataError(
+                f"{path} line {number} has no phones for {fields[0]!r}; a line is a word and its "
+                "phones, separated by spaces"
             )
         said = ways.setdefault(_VARIANT.sub("", fields[0]), [])
         if tuple(fields[1:]) not in said:
             said.append(tuple(fields[1:]))
     if not ways:
-        raise ModelError(f"{path} holds no word")
+        raise DataError(f"the pronouncing lexicon {path} holds no words")
     return ways
 
 
-def in_symbols(ways: Pronunciations, vocabulary: Vocabulary) -> dict[str, list[tuple[int, ...]]]:
+def in_symbols(ways: Dictionary, vocabulary: Vocabulary) -> dict[str, list[tuple[int, ...]]]:
     """Pronunciations as ids of a model's phones, by the word in capitals.
 
     What holds a phone that the model has not is left out (lexicons know rare phones, too).

@@ -51,7 +51,8 @@ def read_path(
                 complete += parts
                 parts = []
             elif symbol > size:
-                said = spoken(symbol - size - 1)
+                # The first words of a hotword may have been given before, and told again since.
+                said = spoken(symbol - size - 1)[-len(parts) :]
                 complete += [replace(p, text=t) for p, t in zip(parts, said, strict=True)]
                 parts = []
         if symbol != blank and not ends:

@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 
 from rdsdk.decoding.language_model import LN_10, flashlight, load_kenlm, words_of
-from rdsdk.decoding.pronunciation import in_symbols, phrase, read_pronunciations
+from rdsdk.decoding.pronunciation import in_symbols, phrase, read_dictionary
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 
 _NEVER = -math.inf
 IMPOSSIBLE = -1e4  # a log probability; finite, so that sums over frames stay numbers
-END_OF_WORD = "</word>"
+END_OF_WORD, NEVER = "</word>", "<never>"
+ONE_BREATH = 1.0
+"""Nats that a word costs whose last phone lasts until the next word: without, a long "ah" would be
+as good as "a a a"."""
+_TILT, _TILTED = 1e-6, 4096  # nats a frame; frames
 _HOMOPHONES = 6  # so many words can end in one place of flashlight-text's trie
 
 
@@ -36,9 +40,9 @@ class BeamSearch:
     - Whole words as symbols: these words, those of the lexicon if there is one; a language model
       says which follow each other.
     - Phones with pronunciations: the words of ``settings.lexicon``, with a language model those of
-      both. No symbol of the model ends a word, so that one is added, which may be heard in any
-      frame, as if it were that frame's likeliest symbol: a word's last phone can last, silence
-      after it costs nothing, and between two words in one breath it takes one frame of many.
+      both. No symbol of the model ends a word, so that one is added. It takes a frame, which must
+      say nothing new: it is as likely there as the blank, or nearly as the frame before's likeliest
+      symbol.
 
     Words are written with the symbols of the vocabulary: a language model or a hotword in another
     case is taken in the case that the symbols have.
@@ -49,9 +53,10 @@ class BeamSearch:
 
     Raises:
         ConfigError: flashlight-text is not installed, a hotword or most words of the language
-            model cannot be written with the vocabulary's symbols, or the lexicon is in other
-            phones.
-        ModelError: the language model or the lexicon cannot be read.
+            model cannot be written with the vocabulary's symbols, or the lexicon is missing or in
+            other phones.
+        DataError: the lexicon is damaged.
+        ModelError: the language model cannot be read.
     """
 
     def __init__(
@@ -96,10 +101,10 @@ class BeamSearch:
         settings, vocabulary = self.settings, self.vocabulary
         symbols = min(settings.symbols_per_frame or len(vocabulary), len(vocabulary))
         ctc = self._flashlight.CriterionType.CTC
-        # Silence is what the blank says, where no symbol of the model's own ends words.
-        silence = vocabulary.boundary_id
-        if silence is None or self.is_pronounced:
-            silence = vocabulary.blank
+        # Without a boundary, silence is what the blank says; it has no score of its own.
+        silence = vocabulary.blank if vocabulary.boundary_id is None else vocabulary.boundary_id
+        if self.is_pronounced:
+            silence = len(vocabulary) - 1  # blanks say it already, and every hypothesis once
         widths = (settings.beam_size, symbols, settings.beam_threshold, self._scale)
         if self._trie is None:
             options = self._flashlight.LexiconFreeDecoderOptions(*widths, 0.0, self._sums, ctc)
@@ -113,13 +118,27 @@ class BeamSearch:
             options, self._trie, self._lm, silence, vocabulary.blank, -1, [], False
         )
 
-    def allowed(self, log_probs: np.ndarray) -> np.ndarray:
+    def allowed(self, log_probs: np.ndarray, before: int = 0, number: int = 0) -> np.ndarray:
         """Frames (T, V) as they are searched, float32 in a row: symbols outside the lexicon are
-        impossible; with pronunciations there is a column more, for what ends a word.
+        impossible; with pronunciations there is a column for what ends a word, and for what never
+        is said.
+
+        Args:
+            log_probs: what the model said.
+            before: the likeliest symbol of the frame before.
+            number: of the first frame.
         """
         log_probs = np.ascontiguousarray(log_probs, np.float32)
         if self.is_pronounced:
-            return np.concatenate([log_probs, log_probs.max(axis=1, keepdims=True)], axis=1)
+            rows = np.arange(len(log_probs))
+            heard = log_probs.argmax(axis=1)
+            previous = np.concatenate([[before], heard[:-1]])[: len(heard)]
+            lasting = log_probs[rows, previous] - ONE_BREATH
+            end = np.maximum(log_probs[:, self.vocabulary.blank], lasting)
+            # The earliest of several alike: which of them is found would be left to chance.
+            end = end - _TILT * ((number + rows) % _TILTED)
+            never = np.full_like(end, IMPOSSIBLE)
+            return np.column_stack([log_probs, end, never]).astype(np.float32)
         if self._allowed is None:
             return log_probs
         return np.where(self._allowed, log_probs, np.float32(IMPOSSIBLE))
@@ -209,13 +228,13 @@ class BeamSearch:
                 "the model writes characters and not phones, so it needs no pronunciations; leave "
                 "the lexicon out"
             )
-        self._ways = ways = in_symbols(read_pronunciations(lexicon), self.vocabulary)
+        self._ways = ways = in_symbols(read_dictionary(lexicon), self.vocabulary)
         lm = self.settings.lm
         end = len(self.vocabulary)
         self.vocabulary = Vocabulary(
-            (*self.vocabulary.symbols, END_OF_WORD), self.vocabulary.blank, END_OF_WORD
+            (*self.vocabulary.symbols, END_OF_WORD, NEVER), self.vocabulary.blank, END_OF_WORD
         )
-        # Words are given as the language model writes them.
+        # Words are given as the language model writes them, or in capitals.
         written = {word.upper(): word for word in (ways if lm is None else words_of(lm))}
         known = [word for upper, word in written.items() if upper in ways]
         if not known:
@@ -228,19 +247,20 @@ class BeamSearch:
         said = tuple(dict.fromkeys((*known, *self.hotwords)))
         labels = {word: label for label, word in enumerate(dict.fromkeys((*said, *parts)))}
         self._spoken = [tuple(word.split()) for word in labels]
+        entries = [
+            (labels[word], spoken) for word in said for spoken in phrase(word.split(), ways, end)
+        ]
         scores = self._boosted(self._inner(list(labels), {}), labels)
         start = scores.start(False)
-        entries = [
-            (scores.score(start, labels[word])[1], labels[word], spoken)
-            for word in said
-            for spoken in phrase(word.split(), ways, end)
-        ]
-        self._trie = self._flashlight.Trie(len(self.vocabulary), self.vocabulary.blank)
+        first = {label: scores.score(start, label)[1] for label, _ in entries}
+        self._trie = self._flashlight.Trie(len(self.vocabulary), len(self.vocabulary) - 1)
         here = Counter[tuple[int, ...]]()
-        for score, label, spoken in sorted(entries, key=lambda entry: -entry[0]):
+        # Without a language model nothing tells homophones apart: the first is taken.
+        most = 1 if lm is None else _HOMOPHONES
+        for label, spoken in sorted(entries, key=lambda entry: -first[entry[0]]):
             here[spoken] += 1
-            if here[spoken] <= _HOMOPHONES:
-                self._trie.insert(list(spoken), label, score)
+            if here[spoken] <= most:
+                self._trie.insert(list(spoken), label, first[label])
         self._trie.smear(self._flashlight.SmearingMode.MAX)
         return scores
 

@@ -98,11 +98,11 @@ def _cuts_file(folder: Path, cuts: CutSet) -> Path:
 
 
 def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no pronouncing dictionary"):
+    with pytest.raises(ConfigError, match="no pronouncing lexicon"):
         read_pronunciations([tmp_path / "none.txt"])
     with pytest.raises(DataError, match="line 2 has no phones for 'EMPTY'"):
         read_pronunciations([dictionary(tmp_path, "A AH\nEMPTY\n")])
-    with pytest.raises(DataError, match="hold no words"):
+    with pytest.raises(DataError, match="holds no words"):
         read_pronunciations([dictionary(tmp_path, ";;; nothing\n")])
     with pytest.raises(DataError, match="has no transcript"):
         pronounced(manifest(tmp_path, text=None), read_pronunciations())
