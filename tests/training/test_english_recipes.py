@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.phones import PHONES
+from rdsdk.data.pronunciations import pocketsphinx_dictionary, pronounced, read_pronunciations
+from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import preset
 from rdsdk.training import cli, distill
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.recipe import read_recipe
+
+SPEECH = Path(__file__).parent.parent / "assets" / "speech" / "manifest.jsonl"
 
 
 def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
@@ -23,6 +29,7 @@ def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
     assert teacher.student.checkpoint == f"{phones.output}/last"
     assert distilled.teacher == english.imitation.teacher == f"{teacher.output}/best"
     assert english.student.checkpoint == f"{distilled.output}/last"
+    assert phones.lexicon == teacher.lexicon == english.lexicon == list(PHONES)
     assert phones.regularisation.aligned_start_steps >= phones.optimisation.steps
     # The student can take over its teacher's extractor, and is ARMHuBERT-S behind it.
     assert phones.student.preset is not None
@@ -35,8 +42,10 @@ def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
     assert replace(student, dropout=0.1) == preset("english")
 
 
-def test_the_stages_run_one_after_the_other(corpus: tuple[Path, Path], tmp_path: Path) -> None:
-    common = [f"train=[{corpus[0]}]", f"dev=[{corpus[1]}]", "hardware.accelerator=cpu"]
+def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
+    phones = tmp_path / "phones.jsonl"
+    pronounced(read_cuts(SPEECH), read_pronunciations())[0].to_file(phones)
+    common = [f"train=[{phones}]", f"dev=[{phones}]", "hardware.accelerator=cpu"]
     common += ["batch_seconds=8", "optimisation.steps=2", "validate_every_steps=2"]
     common += ["hardware.precision=32-true", "hardware.workers=0"]
     common += ["augmentation.noise=null", "augmentation.noise_probability=0"]
@@ -57,6 +66,9 @@ def test_the_stages_run_one_after_the_other(corpus: tuple[Path, Path], tmp_path:
     assert made.student.config.context is not None
     assert made.vocabulary is not None
     assert made.provenance["licence"] == "CC BY 4.0"
+    # Its symbols are the phones of the dictionary that makes words of them.
+    said = read_dictionary(pocketsphinx_dictionary())
+    assert sum(map(len, in_symbols(said, made.vocabulary).values())) > 0.99 * len(said)
     # A teacher of other symbols would be noticed before anything is trained.
     with pytest.raises(ConfigError, match="the same symbols"):
-        finetune("english", tmp_path / "other", *given, "lexicon=[A]", "units=words")
+        finetune("english", tmp_path / "other", *given, "lexicon=null", "units=characters")
