@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -48,6 +49,9 @@ def test_options_are_settings(tmp_path):
     wanted = BeamSettings(lm, lm_weight=0.3, word_score=1.0)
     options = ("--lm", str(lm), "--lm-weight", "0.3", "--word-score", "1")
     assert parsed(*options) == (wanted, ())
+    wanted = BeamSettings(lm, lexicon=tmp_path / "lexicon")
+    assert parsed("--lm", str(lm), "--lexicon", str(tmp_path / "lexicon")) == (wanted, ())
+    assert parsed("--lexicon", "words.txt") == (BeamSettings(lexicon=Path("words.txt")), ())
     (tmp_path / "names").write_text("Ada\n\nGrace Hopper\n")
     assert parsed("--hotwords", f"@{tmp_path / 'names'}")[1] == ("Ada", "Grace Hopper")
 
