@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.utils.configs import get_xnnpack_edge_compile_config
 from executorch.exir import to_edge_transform_and_lower
 
 from mobile_export.programs import Method, card, folded, methods
@@ -71,6 +72,9 @@ def lower(methods: Mapping[str, Method], card_json: str, progress: Progress = si
                 programs,
                 partitioner=[XnnpackPartitioner()],
                 constant_methods={"card": card_json},
+                # XNNPACK's own: without it every graph on the way, that of each delegate too, is
+                # run again to check its dtypes. What counts is checked in the finished file.
+                compile_config=get_xnnpack_edge_compile_config(),
             )
             progress("writing the program")
             return bytes(edge.to_executorch().buffer)
