@@ -258,7 +258,7 @@ def test_a_finished_probe_is_judged_again_and_not_overwritten(
     [
         ("model=runs/none/last", "there is no teacher at runs/none/last"),
         ("test=[runs/none.jsonl]", "no data source at runs/none.jsonl"),
-        ("pronunciations=[runs/none.txt]", "no pronouncing dictionary runs/none.txt"),
+        ("pronunciations=[runs/none.txt]", "no pronouncing lexicon runs/none.txt"),
         ("task=letters", "task"),
         ("head.kind=gru", "head.kind"),
         ("head.layer=4", "layers 0 to 3"),
