@@ -41,7 +41,7 @@ def read_path(
     runs: list[tuple[int, int]] = []
     previous, frame = -1, -1
     for frame, symbol in enumerate(path):
-        ends = symbol in (boundary, size) or symbol > size
+        ends = symbol == boundary or symbol >= size
         if ids and (ends if boundary is not None else symbol != previous):
             end = frame if boundary is None else frame + 1
             text = "" if spoken else vocabulary.decode(ids)

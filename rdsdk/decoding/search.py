@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,6 @@ class BeamSearch:
         self.settings = settings or BeamSettings()
         self._flashlight: Any = flashlight("decoder")
         self._spoken: list[tuple[str, ...]] = []  # by label
-        self._ways: dict[str, list[tuple[int, ...]]] = {}
         self._scale = 1.0
         self._allowed: np.ndarray | None = None
         self._trie: Any = None
@@ -185,23 +184,26 @@ class BeamSearch:
         self._scale = self.settings.lm_weight * LN_10
         return load_kenlm(self.settings.lm, [lm_words.get(word, word) for word in words])
 
-    def _boosted(self, inner: Any, labels: dict[str, int]) -> Any:
+    def _boosted(
+        self,
+        inner: Any,
+        labels: dict[str, int],
+        symbols_in: Callable[[str], int] | None = None,
+    ) -> Any:
+        """Scores with the hotwords' boosts; ``symbols_in`` counts a hotword's symbols, by default
+        those that it is written with.
+        """
         if not self.hotwords:
             return inner
         from rdsdk.decoding.hotwords import BoostedWords
 
+        symbols_in = symbols_in or (lambda word: len(self.vocabulary.encode(word)))
         boost = self.settings.hotword_boost
-        boosts = {labels[word]: boost * self._symbols_in(word) for word in self.hotwords}
+        boosts = {labels[word]: boost * symbols_in(word) for word in self.hotwords}
         parts = {labels[word]: [labels[part] for part in word.split()] for word in self.hotwords}
         boosted = BoostedWords(inner, self._scale, boosts, parts)
         self._scale = 1.0
         return boosted
-
-    def _symbols_in(self, hotword: str) -> int:
-        if not self.is_pronounced:
-            return len(self.vocabulary.encode(hotword))
-        parts = (self._ways[part.upper()] for part in hotword.split())
-        return sum(min(map(len, ways)) for ways in parts)
 
     def _lexicon(self) -> Any:
         lm_words = {} if self.settings.lm is None else self._lm_words()
@@ -228,7 +230,7 @@ class BeamSearch:
                 "the model writes characters and not phones, so it needs no pronunciations; leave "
                 "the lexicon out"
             )
-        self._ways = ways = in_symbols(read_dictionary(lexicon), self.vocabulary)
+        ways = in_symbols(read_dictionary(lexicon), self.vocabulary)
         lm = self.settings.lm
         end = len(self.vocabulary)
         self.vocabulary = Vocabulary(
@@ -250,7 +252,11 @@ class BeamSearch:
         entries = [
             (labels[word], spoken) for word in said for spoken in phrase(word.split(), ways, end)
         ]
-        scores = self._boosted(self._inner(list(labels), {}), labels)
+
+        def symbols_in(hotword: str) -> int:
+            return sum(min(map(len, ways[part.upper()])) for part in hotword.split())
+
+        scores = self._boosted(self._inner(list(labels), {}), labels, symbols_in)
         start = scores.start(False)
         first = {label: scores.score(start, label)[1] for label, _ in entries}
         self._trie = self._flashlight.Trie(len(self.vocabulary), len(self.vocabulary) - 1)

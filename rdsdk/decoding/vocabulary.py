@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TypeGuard
 
 from rdsdk.errors import ConfigError
@@ -98,6 +99,10 @@ class Vocabulary:
         if self.word_boundary is None:
             return " ".join(pieces)
         return " ".join("".join(" " if p == self.word_boundary else p for p in pieces).split())
+
+    def greedy(self, ids: Iterable[int]) -> str:
+        """The likeliest symbol of each frame to text: repeats are merged, blanks left out."""
+        return self.decode(index for index, _ in groupby(ids))
 
     def to_dict(self) -> dict[str, object]:
         """A JSON value that ``from_dict`` reads back."""

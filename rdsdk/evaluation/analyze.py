@@ -24,11 +24,10 @@ from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import ConfigError
 from rdsdk.evaluation.attention_analysis import AttentionAnalysis, analyze_attention
 from rdsdk.evaluation.layer_analysis import LayerAnalysis, analyze_layers
+from rdsdk.evaluation.report import wide_console
 from rdsdk.models import checkpoint
 from rdsdk.models.config import RECEPTIVE_FIELD_SAMPLES
 from rdsdk.training.teachers import load_teacher
-
-PIPE_WIDTH = 160
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(text)
         return 0
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = wide_console()
     for part in analysis.report():
         console.print(part)
     print(f"written to {options.output}: {', '.join(written)}")

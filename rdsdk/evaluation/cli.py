@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.arguments import add_decoding_arguments, decoding
 from rdsdk.errors import ConfigError
@@ -18,7 +16,6 @@ from rdsdk.evaluation import conditions, report
 from rdsdk.evaluation.evaluate import Evaluation, evaluate
 from rdsdk.evaluation.transcribers import load_transcriber
 
-PIPE_WIDTH = 160
 GROUPS = ("speaker", "length")
 
 
@@ -74,9 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(model: str, evaluations: Sequence[Evaluation], groups: Sequence[str]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = report.wide_console()
     console.print(report.rates_table(model, evaluations))
     for evaluation in evaluations:
         for group in groups:

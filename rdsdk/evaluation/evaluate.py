@@ -16,7 +16,7 @@ from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import DataError
 from rdsdk.evaluation.conditions import Condition, condition
 from rdsdk.evaluation.transcribers import SAMPLE_RATE, Transcriber
-from rdsdk.evaluation.wer import ErrorRates, error_rates, normalise
+from rdsdk.evaluation.wer import ErrorRates, error_rates, finite, normalise
 
 LENGTHS = (2.0, 5.0, 10.0, 15.0, math.inf)
 """Upper bounds of the groups by length, in seconds."""
@@ -96,9 +96,9 @@ def rates_to_dict(rates: ErrorRates) -> dict[str, object]:
     return {
         "clips": rates.utterances,
         "reference_words": rates.words.reference,
-        "wer": _finite(rates.wer),
-        "wer_interval_95": [_finite(low), _finite(high)],
-        "cer": _finite(rates.cer),
+        "wer": finite(rates.wer),
+        "wer_interval_95": [finite(low), finite(high)],
+        "cer": finite(rates.cer),
         "substitutions": rates.words.substitutions,
         "deletions": rates.words.deletions,
         "insertions": rates.words.insertions,
@@ -164,7 +164,3 @@ def _length_group(seconds: float) -> str:
 def _label(index: int) -> str:
     low, high = (0.0, *LENGTHS)[index], LENGTHS[index]
     return f"above {low:g} s" if math.isinf(high) else f"{low:g} to {high:g} s"
-
-
-def _finite(rate: float) -> float | None:
-    return rate if math.isfinite(rate) else None

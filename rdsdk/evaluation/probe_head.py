@@ -18,12 +18,13 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
+from rdsdk.models.checkpoint import write_whole
 
 HeadKind = Literal["linear", "lstm"]
 
@@ -176,9 +177,8 @@ class HeadCheckpoint:
 
 def save_head(folder: Path, made: HeadCheckpoint) -> Path:
     """Write a head's folder; files are replaced whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     head = made.head
-    description = {
+    description: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "settings": asdict(head.settings),
@@ -187,15 +187,7 @@ def save_head(folder: Path, made: HeadCheckpoint) -> Path:
         "vocabulary": made.vocabulary.to_dict(),
         "provenance": made.provenance,
     }
-    weights = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in head.state_dict().items()
-    }
-    save_file(weights, folder / (WEIGHTS + ".part"))
-    (folder / (DESCRIPTION + ".part")).write_text(json.dumps(description, indent=1) + "\n")
-    for name in (WEIGHTS, DESCRIPTION):
-        (folder / (name + ".part")).replace(folder / name)
-    return folder
+    return write_whole(folder, WEIGHTS, head, DESCRIPTION, description)
 
 
 def load_head(folder: Path) -> HeadCheckpoint:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from rdsdk.errors import DataError
 from rdsdk.evaluation.evaluate import Evaluation
 from rdsdk.evaluation.figures import draw_layer_weights
-from rdsdk.evaluation.wer import ErrorCounts, bootstrap_interval
+from rdsdk.evaluation.report import percent, wide_console
+from rdsdk.evaluation.wer import ErrorCounts, bootstrap_interval, finite
 
 RESULT = "result.json"
-PIPE_WIDTH = 160
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def counted(evaluation: Evaluation, task: str, left_out: int) -> dict[str, Any]:
     return (
         value
         | _rate("wer", "words", rates.words, rates.word_counts)
-        | {"cer": _finite(rates.cer), "reference_characters": rates.characters.reference}
+        | {"cer": finite(rates.cer), "reference_characters": rates.characters.reference}
     )
 
 
@@ -96,8 +94,8 @@ def _rate(
     name: str, unit: str, together: ErrorCounts, each: Sequence[ErrorCounts]
 ) -> dict[str, Any]:
     return {
-        name: _finite(together.rate),
-        f"{name}_interval_95": [_finite(bound) for bound in bootstrap_interval(each)],
+        name: finite(together.rate),
+        f"{name}_interval_95": [finite(bound) for bound in bootstrap_interval(each)],
         f"reference_{unit}": together.reference,
         "substitutions": together.substitutions,
         "deletions": together.deletions,
@@ -107,9 +105,7 @@ def _rate(
 
 def show(results: Sequence[ProbeResult]) -> None:
     """Tables of errors and layer weights on the output."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = wide_console()
     console.print(errors_table(results))
     for result in results:
         if result.head["layer"] is None:
@@ -136,9 +132,9 @@ def errors_table(results: Sequence[ProbeResult]) -> Table:
                 str(row["clips"]),
                 str(row["left_out"]),
                 f"{row[f'reference_{unit}']} {unit}",
-                f"{rate.upper()} {_percent(row[rate])}",
-                f"{_percent(low)} to {_percent(high)}",
-                _percent(row.get("cer")),
+                f"{rate.upper()} {percent(row[rate])}",
+                f"{percent(low)} to {percent(high)}",
+                percent(row.get("cer")),
                 *(str(row[name]) for name in ("substitutions", "deletions", "insertions")),
             )
     return table
@@ -162,11 +158,3 @@ def draw(path: Path, result: ProbeResult) -> None:
     """A PNG of the layer weights."""
     names = layer_names(len(result.layer_weights))
     draw_layer_weights(path, names, result.layer_weights, f"{result.model}, {result.task}")
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.2f}"
-
-
-def _finite(rate: float) -> float | None:
-    return rate if math.isfinite(rate) else None

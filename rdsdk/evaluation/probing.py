@@ -158,7 +158,7 @@ class Probing(L.LightningModule):
         self._dev_loss.append(float(self._loss(log_probs, batch)))
         best = log_probs.argmax(dim=-1).cpu()
         for row, frames, text in zip(best, batch.frame_counts, batch.texts, strict=True):
-            self._hypotheses.append(greedy_text(row[: int(frames)], self.vocabulary))
+            self._hypotheses.append(self.vocabulary.greedy(row[: int(frames)].tolist()))
             self._references.append(text)
 
     def on_validation_epoch_end(self) -> None:
@@ -183,11 +183,6 @@ def figure_of(vocabulary: Vocabulary) -> str:
     return "dev/per" if vocabulary.word_boundary is None else "dev/wer"
 
 
-def greedy_text(best: Tensor, vocabulary: Vocabulary) -> str:
-    """The likeliest symbol of each frame (T,) -> text: repeats are merged, blanks left out."""
-    return vocabulary.decode(torch.unique_consecutive(best).tolist())
-
-
 def probe_transcriber(
     upstream: Teacher, head: ProbeHead, vocabulary: Vocabulary, device: torch.device
 ) -> Transcriber:
@@ -204,6 +199,6 @@ def probe_transcriber(
         counts = torch.tensor([len(samples)], device=device)
         with torch.inference_mode():
             log_probs = head(upstream.hidden_states(waveform, counts), frame_count(counts))
-        return greedy_text(log_probs[0].argmax(dim=-1).cpu(), vocabulary)
+        return vocabulary.greedy(log_probs[0].argmax(dim=-1).tolist())
 
     return transcribe

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
 from rdsdk.evaluation.evaluate import Evaluation
 from rdsdk.evaluation.wer import ErrorRates, combine
+
+PIPE_WIDTH = 160
 
 
 def rates_table(model: str, evaluations: Sequence[Evaluation]) -> Table:
@@ -105,9 +108,9 @@ def _cells(rates: ErrorRates) -> list[str]:
     low, high = rates.wer_interval()
     return [
         str(rates.words.reference),
-        _percent(rates.wer),
-        f"{_percent(low)} to {_percent(high)}",
-        _percent(rates.cer),
+        percent(rates.wer),
+        f"{percent(low)} to {percent(high)}",
+        percent(rates.cer),
         str(rates.words.substitutions),
         str(rates.words.deletions),
         str(rates.words.insertions),
@@ -115,5 +118,12 @@ def _cells(rates: ErrorRates) -> list[str]:
     ]
 
 
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.2f}" if math.isfinite(rate) else "-"
+def percent(rate: float | None) -> str:
+    """A rate as a cell of a table; "-" where there is none."""
+    return "-" if rate is None or not math.isfinite(rate) else f"{100 * rate:.2f}"
+
+
+def wide_console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for a file."""
+    found = Console()
+    return found if found.is_terminal else Console(width=PIPE_WIDTH)

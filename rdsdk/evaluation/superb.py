@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, Context
+from rdsdk.training.teachers import inputs_of
 
 
 class UpstreamExpert(nn.Module):
@@ -66,18 +67,12 @@ class UpstreamExpert(nn.Module):
         if lacking > 0:
             waveforms = nn.functional.pad(waveforms, (0, lacking))
         context: Context | Any = "full" if self.whole else "configured"
-        entered: list[Tensor] = []
-        handle = self.student.encoder.layers[0].register_forward_pre_hook(
-            lambda layer, arguments: entered.append(arguments[0])
-        )
-        try:
+        with inputs_of(self.student.encoder.layers[0]) as entered:
             output, _ = self.student(
                 waveforms,
                 sample_counts=counts.clamp(min=RECEPTIVE_FIELD_SAMPLES),
                 context=context,
             )
-        finally:
-            handle.remove()
         return {"hidden_states": [entered[0], *output.hidden]}
 
 

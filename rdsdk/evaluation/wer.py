@@ -148,6 +148,11 @@ def normalise(text: str) -> str:
     return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in plain).split())
 
 
+def finite(rate: float) -> float | None:
+    """A rate as a JSON value: null where there was nothing to count."""
+    return rate if math.isfinite(rate) else None
+
+
 def bootstrap_interval(
     counts: Sequence[ErrorCounts], confidence: float = 0.95, resamples: int = 2_000, seed: int = 0
 ) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
@@ -62,9 +62,8 @@ def in_context(
 def save(folder: Path | str, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint folder; files are replaced whole, so a crash never leaves half of one."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     student = checkpoint.student
-    description = {
+    description: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "architecture": student.config.to_dict(),
@@ -72,13 +71,24 @@ def save(folder: Path | str, checkpoint: Checkpoint) -> Path:
         "projection_width": student.projection_width,
         "provenance": checkpoint.provenance,
     }
-    weights = {
+    return write_whole(folder, WEIGHTS, student, DESCRIPTION, description)
+
+
+def write_whole(
+    folder: Path, weights: str, module: nn.Module, description: str, described: dict[str, object]
+) -> Path:
+    """Write a module's weights in float32 and a description, files of these names, into a folder.
+
+    Each is replaced whole, so a crash never leaves half of one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in student.state_dict().items()
+        for name, tensor in module.state_dict().items()
     }
-    save_file(weights, folder / (WEIGHTS + ".part"))
-    (folder / (DESCRIPTION + ".part")).write_text(json.dumps(description, indent=1) + "\n")
-    for name in (WEIGHTS, DESCRIPTION):
+    save_file(tensors, folder / (weights + ".part"))
+    (folder / (description + ".part")).write_text(json.dumps(described, indent=1) + "\n")
+    for name in (weights, description):
         (folder / (name + ".part")).replace(folder / name)
     return folder
 

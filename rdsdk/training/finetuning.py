@@ -258,8 +258,7 @@ class Finetuning(L.LightningModule):
         self._dev_loss.append(float(self._loss(output.log_probs, counts, batch)))
         best = output.log_probs.argmax(dim=-1).cpu()
         for row, frames, text in zip(best, counts, batch.texts, strict=True):
-            collapsed = torch.unique_consecutive(row[: int(frames)]).tolist()
-            self._hypotheses.append(self.vocabulary.decode(collapsed))
+            self._hypotheses.append(self.vocabulary.greedy(row[: int(frames)].tolist()))
             self._references.append(text)
 
     def on_validation_epoch_end(self) -> None:

@@ -166,47 +166,36 @@ def _trainer(
 ) -> L.Trainer:
     # The sampler already shards by rank, and a loader of its own state needs no more workers.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    hardware = recipe.hardware
     try:
-        return _made_trainer(recipe, output, callbacks, steps, epochs, clip_norm)
+        return L.Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=Sharded() if hardware.strategy == "fsdp" else hardware.strategy,
+            precision=hardware.precision,  # type: ignore[arg-type]
+            max_steps=-1 if steps is None else steps,
+            max_epochs=-1 if epochs is None else epochs,
+            accumulate_grad_batches=recipe.accumulate_batches,
+            gradient_clip_val=clip_norm,
+            val_check_interval=recipe.validate_every_steps * recipe.accumulate_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            # Weights gathered in inference mode could not be trained with afterwards.
+            inference_mode=hardware.strategy != "fsdp",
+            enable_checkpointing=False,
+            log_every_n_steps=20,
+            callbacks=callbacks,
+            logger=_loggers(recipe, output),
+            default_root_dir=output,
+        )
     except (MisconfigurationException, ValueError) as error:
         raise ConfigError(
             f"the run cannot be had here: {str(error).splitlines()[0]} hardware.accelerator is "
-            f"{recipe.hardware.accelerator}, hardware.devices {recipe.hardware.devices}; choose "
+            f"{hardware.accelerator}, hardware.devices {hardware.devices}; choose "
             "others"
         ) from error
-
-
-def _made_trainer(
-    recipe: RunRecipe,
-    output: Path,
-    callbacks: list[Callback],
-    steps: int | None,
-    epochs: int | None,
-    clip_norm: float | None,
-) -> L.Trainer:
-    hardware = recipe.hardware
-    return L.Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=Sharded() if hardware.strategy == "fsdp" else hardware.strategy,
-        precision=hardware.precision,  # type: ignore[arg-type]
-        max_steps=-1 if steps is None else steps,
-        max_epochs=-1 if epochs is None else epochs,
-        accumulate_grad_batches=recipe.accumulate_batches,
-        gradient_clip_val=clip_norm,
-        val_check_interval=recipe.validate_every_steps * recipe.accumulate_batches,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        # Weights gathered in inference mode could not be trained with afterwards.
-        inference_mode=hardware.strategy != "fsdp",
-        enable_checkpointing=False,
-        log_every_n_steps=20,
-        callbacks=callbacks,
-        logger=_loggers(recipe, output),
-        default_root_dir=output,
-    )
 
 
 def _loggers(recipe: RunRecipe, output: Path) -> list[Logger]:

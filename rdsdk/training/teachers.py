@@ -14,7 +14,8 @@ Shapes: B batch, S samples, T = (S - 80) // 320 frames, D width, H heads, C extr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -38,6 +39,21 @@ class TeacherOutput(NamedTuple):
     """(B, T, D) after each transformer layer, first to last, of the unmasked input."""
     masked: list[Tensor] | None
     """The same of the masked input; None when no mask was given."""
+
+
+@contextmanager
+def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """The hidden states (B, T, D) that a layer is called with inside the block, call by call."""
+    entered: list[Tensor] = []
+
+    def keep(layer: nn.Module, arguments: Any, named: Any) -> None:
+        entered.append(arguments[0] if arguments else named["hidden_states"])
+
+    handle = layer.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield entered
+    finally:
+        handle.remove()
 
 
 class Teacher(nn.Module, ABC):
@@ -144,16 +160,8 @@ class Teacher(nn.Module, ABC):
             ConfigError: a shape is wrong.
             DataError: the batch is shorter than one frame.
         """
-        entered: list[Tensor] = []
-
-        def keep(layer: nn.Module, arguments: Any, named: Any) -> None:
-            entered.append(arguments[0] if arguments else named["hidden_states"])
-
-        handle = self._first_layer().register_forward_pre_hook(keep, with_kwargs=True)
-        try:
+        with inputs_of(self._first_layer()) as entered:
             layers = self(waveforms, sample_counts).unmasked
-        finally:
-            handle.remove()
         return [entered[0], *layers]
 
     @torch.no_grad()
