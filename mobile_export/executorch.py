@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.utils.configs import get_xnnpack_edge_compile_config
 from executorch.exir import to_edge_transform_and_lower
 
+from mobile_export.partition import partitioner
 from mobile_export.programs import Method, card, folded, methods
 from mobile_export.progress import Progress, silent
 from mobile_export.quantize import quantize
@@ -70,7 +70,7 @@ def lower(methods: Mapping[str, Method], card_json: str, progress: Progress = si
             progress("lowering for XNNPACK, which takes a minute or more for a large student")
             edge = to_edge_transform_and_lower(
                 programs,
-                partitioner=[XnnpackPartitioner()],
+                partitioner=[partitioner()],
                 constant_methods={"card": card_json},
                 # XNNPACK's own: without it every graph on the way, that of each delegate too, is
                 # run again to check its dtypes. What counts is checked in the finished file.

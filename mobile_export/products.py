@@ -99,9 +99,10 @@ class PositionProducts(nn.Module):
         windows_gri = phases.reshape(self.groups, taps * rows, -1)
         products = [linear(windows_gri[group]) for group, linear in enumerate(self.linears)]
         product = torch.stack(products).view(self.groups, taps, rows, shares, -1)
-        total = product[:, :, :starts, 0]
+        # One share after the other: a cut of all of them first would copy them all, each time.
+        total = product.select(3, 0)[:, :, :starts]
         for share in range(1, shares):
-            total = total + product[:, :, share : share + starts, share]
+            total = total + product.select(3, share)[:, :, share : share + starts]
         positions = total.permute(2, 1, 0, 3).reshape(1, -1, x_btd.shape[2])[:, :length]
         return F.gelu(positions + self.bias), kept
 
