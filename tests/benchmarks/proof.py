@@ -8,8 +8,9 @@ probe (``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the p
 of speakers it never heard. The table gives the mean over seeds, the spread (largest less smallest),
 and how each seed differs from the same seed of the first variant: runs of one seed saw the same
 batches and masks. The last rows go through ``rdsdk finetune`` on the aligned recordings and count
-the same errors of the student's own head. What is in the output folder already is not run again;
-``proof.json`` and ``proof.png`` beside the runs hold the figures and a plot of every student.
+the same errors of the student's own head: with and without distillation, then after each way to
+mask. What is in the output folder already is not run again; ``proof.json`` and ``proof.png`` beside
+the runs hold the figures and a plot of every student.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "reuse as released (second softmax)": ("student.reused_map=softmax_again",),
     "no reuse": ("student.reuse=none",),
 }
+MASKINGS = ("masked frames only", "unmasked frames only", "no masks")
+"""Fine-tuned too: what masks teach might show only then."""
 
 
 @dataclass(frozen=True)
@@ -324,15 +327,19 @@ class Results:
         options, base = self.options, next(iter(VARIANTS))
         short, long = options.finetune_steps, options.finetune_steps + options.steps
         plans = {
-            f"distilled, then {short} steps on phones": ("after", short),
-            f"not distilled, {short} steps on phones": ("scratch", short),
-            f"not distilled, {long} steps on phones": ("scratch-long", long),
+            f"distilled, then {short} steps on phones": (base, "after", short),
+            f"not distilled, {short} steps on phones": (base, "scratch", short),
+            f"not distilled, {long} steps on phones": (base, "scratch-long", long),
+        } | {
+            f"{variant}, then {short} steps on phones": (variant, f"after-{number}", short)
+            for number, variant in enumerate(VARIANTS)
+            if variant in MASKINGS
         }
         jobs = []
-        for kind, steps in plans.values():
-            for source, run in zip(self.runs(base), self.runs(base, kind), strict=True):
+        for variant, kind, steps in plans.values():
+            for source, run in zip(self.runs(variant), self.runs(variant, kind), strict=True):
                 start = source.folder / "last"
-                if kind != "after":
+                if not kind.startswith("after"):
                     start = run.folder / "start"
                     checkpoint.save(start, checkpoint.Checkpoint(self.fresh(run)))
                 jobs.append(
@@ -340,8 +347,8 @@ class Results:
                 )
         self.all_of(jobs, "fine-tuning")
         first: Row | None = None
-        for label, (kind, _) in plans.items():
-            runs = self.runs(base, kind)
+        for label, (variant, kind, _) in plans.items():
+            runs = self.runs(variant, kind)
             found = [head_errors(run.folder / "last", options) for run in runs]
             size = checkpoint.load(runs[0].folder / "last").student.parameter_count()
             line = self.say(row(label, found, size, first))
