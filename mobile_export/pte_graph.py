@@ -27,6 +27,7 @@ Value = tuple[int, int]
 """(0, index in the method) or (number of the delegate call from 1 on, id inside of it)."""
 
 NO_VALUE = 0xFFFFFFFF
+VIEW = "view"
 _XNNPACK = "XnnpackBackend"
 _NAMES = {
     "XNNFullyConnected": "linear",
@@ -154,18 +155,34 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
     constants = {i for i, t in tensors.items() if t.allocation_info is None and t.data_buffer_idx}
     weights: set[str] = set()
     written = constants | set(plan.inputs)
+    holders: dict[tuple[int, int, int] | None, int] = {}
     nodes: list[Node] = []
     calls = 0
+
+    def read(given: Sequence[int]) -> None:
+        """Views of fixed shape are no instruction: another tensor in the same place."""
+        for index in given:
+            held = holders.get(_place(tensors[index]))
+            if index not in written and held is not None:
+                nodes.append(Node(VIEW, ((0, held),), ((0, index),), None))
+                written.add(index)
+
+    def write(made: Sequence[int]) -> None:
+        written.update(made)
+        holders.update({at: i for i in made if (at := _place(tensors[i]))})
+
+    write([i for i in plan.inputs if i in tensors])
     for instruction in plan.chains[0].instructions:
         call = instruction.instr_args
         if isinstance(call, schema.KernelCall):
             name = plan.operators[call.op_index].name.split("::")[-1]
-            given = list(dict.fromkeys(_tensors(plan, call.args)))
-            # A program is in single assignment: a tensor without a value yet is what it computes.
-            fresh = [i for i in given if i not in written]
-            reads = tuple((0, i) for i in given if i in written)
-            nodes.append(Node(name, reads, tuple((0, i) for i in fresh), None))
-            written.update(fresh)
+            # What a kernel computes is given it, and is its result: the last of its values.
+            made = list(_tensors(plan, call.args[-1:]))
+            given = [i for i in dict.fromkeys(_tensors(plan, call.args)) if i not in made]
+            read(given)
+            values = [tuple((0, i) for i in each) for each in (given, made)]
+            nodes.append(Node(name, values[0], values[1], None))
+            write(made)
             weights.update(f"constant {tensors[i].data_buffer_idx}" for i in constants & set(given))
         elif isinstance(call, schema.DelegateCall):
             calls += 1
@@ -175,14 +192,17 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
                     f"the method {plan.name} calls {delegate.id}, expected {_XNNPACK}"
                 )
             payload = payloads[delegate.processed.index]
-            outside = [(0, i) for i in _tensors(plan, call.args)]
-            nodes += _delegated(payload, calls, outside, shapes)
-            written.update(i for _, i in outside)
-            used = constants & {i for _, i in outside}
+            around = list(_tensors(plan, call.args))
+            given, made = around[: (inputs := len(payload["input_ids"]))], around[inputs:]
+            read(given)
+            nodes += _delegated(payload, calls, [(0, i) for i in around], shapes)
+            write(made)
+            used = constants & set(given)
             weights.update(f"constant {tensors[i].data_buffer_idx}" for i in used)
             weights.update(c["named_key"] for c in payload["constant_data"] if c["named_key"])
         elif not isinstance(call, schema.FreeCall):
             raise ExportError(f"the method {plan.name} holds {type(call).__name__}: control flow")
+    read([i for i in plan.outputs if i in tensors])
     return Graph(
         plan.name,
         tuple(nodes),
@@ -191,6 +211,12 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
         shapes,
         frozenset(weights),
     )
+
+
+def _place(tensor: schema.Tensor) -> tuple[int, int, int] | None:
+    """Where a tensor lies in the memory that the program plans; None if it does not."""
+    at = tensor.allocation_info
+    return at and (at.memory_id, at.memory_offset_high, at.memory_offset_low)
 
 
 def _tensors(plan: schema.ExecutionPlan, indices: Sequence[int]) -> Iterator[int]:

@@ -13,7 +13,7 @@ from torch.export import Dim
 from mobile_export import executorch as lowering
 from mobile_export.executorch import lower
 from mobile_export.programs import Method
-from mobile_export.pte_graph import Graph, read_graph
+from mobile_export.pte_graph import VIEW, Graph, read_graph
 from rdsdk.runtime import executorch
 
 WIDTH, JOINED = 8, 7
@@ -32,11 +32,11 @@ class Cutting(nn.Module):
         x_btd = F.gelu(x_btd)
         y_btd = self.blocks(x_btd.view(1, -1, 2 * WIDTH)) + self.singles(x_btd[:, ::2])
         cuts = [y_btd[:, start : y_btd.shape[1] - JOINED + start] for start in range(JOINED)]
-        return F.gelu(torch.cat(cuts, dim=1))
+        return F.gelu(torch.cat(cuts, dim=1).view(JOINED, -1, WIDTH))
 
 
-def program_of(module: nn.Module) -> bytes:
-    shapes = ({1: 2 * Dim("half", min=20, max=200)},)
+def program_of(module: nn.Module, dynamic: bool = True) -> bytes:
+    shapes = ({1: 2 * Dim("half", min=20, max=200)},) if dynamic else None
     example = (torch.randn(1, 64, WIDTH),)
     return lower({"forward": Method(module, example, shapes, ("x",), ("y",), 40, 400)}, "{}")
 
@@ -81,3 +81,17 @@ def test_no_delegate_copies_what_need_not_be_copied(monkeypatch: pytest.MonkeyPa
     graph = read_graph(program_of(module)).methods["forward"]
     assert copied_reshapes(graph) > 0
     assert len(joins(graph)) > 1
+
+
+def test_a_view_of_fixed_shape_is_followed_though_it_is_no_instruction() -> None:
+    torch.manual_seed(0)
+    module = Cutting().eval().requires_grad_(False)
+    program = program_of(module, dynamic=False)
+    graph = read_graph(program).methods["forward"]
+    views = [node for node in graph.nodes if node.operator == VIEW]
+    assert [graph.writer[view.reads[0]].operator for view in views] == ["cat"]
+    (output,) = graph.outputs
+    assert set(graph.inputs) <= set(graph.origins(output))
+    assert graph.origins(output, stop=frozenset({"cat"})) == (graph.writer[views[0].reads[0]],)
+    x_btd = torch.randn(1, 64, WIDTH)
+    np.testing.assert_allclose(run(program, x_btd), module(x_btd), atol=1e-5)
