@@ -22,8 +22,6 @@ from torch.fx import Node
 MOST_JOINED = 5
 """Tensors that XNNPACK concatenates at once."""
 
-_CUTS = (ops.edge.aten.slice_copy.Tensor, ops.edge.aten.select_copy.int)
-
 
 def _joins_many(node: Node) -> bool:
     joined = node.args[0]
@@ -34,16 +32,21 @@ def _is_dynamic(node: Node) -> bool:
     return not all(isinstance(size, int) for size in node.meta["val"].shape)
 
 
-def _is_made_outside(node: Node) -> bool:
-    """XNNPACK cuts pieces of fixed lengths only."""
+def _is_cut_or_joined_outside(node: Node) -> bool:
+    """XNNPACK cuts no single rows, and only pieces of fixed lengths."""
     if node.target is ops.edge.aten.cat.default:
         return _joins_many(node)
-    return node.target in _CUTS and _is_dynamic(node)
+    if node.target is ops.edge.aten.slice_copy.Tensor:
+        return _is_dynamic(node)
+    return node.target is ops.edge.aten.select_copy.int
 
 
 def _lies_outside(node: Node) -> bool:
-    """Whether this tensor is in the program's own memory: made there, or cut there."""
-    return any(_is_made_outside(each) for each in (node, *node.users))
+    """Whether this tensor is in the program's own memory: made there, cut there, or a view."""
+    if any(_is_cut_or_joined_outside(each) for each in (node, *node.users)):
+        return True
+    is_view = node.target is ops.edge.aten.view_copy.default
+    return is_view and _lies_outside(node.all_input_nodes[0])
 
 
 class _Joining(CatConfig):
