@@ -154,7 +154,7 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
     shapes: dict[Value, tuple[int, ...]] = {(0, i): tuple(t.sizes) for i, t in tensors.items()}
     constants = {i for i, t in tensors.items() if t.allocation_info is None and t.data_buffer_idx}
     weights: set[str] = set()
-    written = constants | set(plan.inputs)
+    written = set(constants)
     holders: dict[tuple[int, int, int] | None, int] = {}
     nodes: list[Node] = []
     calls = 0
@@ -193,7 +193,8 @@ def _graph(plan: schema.ExecutionPlan, payloads: list[dict[str, Any]]) -> Graph:
                 )
             payload = payloads[delegate.processed.index]
             around = list(_tensors(plan, call.args))
-            given, made = around[: (inputs := len(payload["input_ids"]))], around[inputs:]
+            inputs = len(payload["input_ids"])
+            given, made = around[:inputs], around[inputs:]
             read(given)
             nodes += _delegated(payload, calls, [(0, i) for i in around], shapes)
             write(made)

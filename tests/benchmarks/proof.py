@@ -326,20 +326,21 @@ class Results:
     def finetuned(self) -> None:
         options, base = self.options, next(iter(VARIANTS))
         short, long = options.finetune_steps, options.finetune_steps + options.steps
-        plans = {
+        # Each is fine-tuned from a variant's students; None is the same student never distilled.
+        plans: dict[str, tuple[str | None, str, int]] = {
             f"distilled, then {short} steps on phones": (base, "after", short),
-            f"not distilled, {short} steps on phones": (base, "scratch", short),
-            f"not distilled, {long} steps on phones": (base, "scratch-long", long),
-        } | {
-            f"{variant}, then {short} steps on phones": (variant, f"after-{number}", short)
-            for number, variant in enumerate(VARIANTS)
-            if variant in MASKINGS
+            f"not distilled, {short} steps on phones": (None, "scratch", short),
+            f"not distilled, {long} steps on phones": (None, "scratch-long", long),
         }
+        for variant in MASKINGS:
+            kind = f"after-{list(VARIANTS).index(variant)}"
+            plans[f"{variant}, then {short} steps on phones"] = (variant, kind, short)
         jobs = []
-        for variant, kind, steps in plans.values():
-            for source, run in zip(self.runs(variant), self.runs(variant, kind), strict=True):
-                start = source.folder / "last"
-                if not kind.startswith("after"):
+        for source, kind, steps in plans.values():
+            distilled = self.runs(source or base)
+            for before, run in zip(distilled, self.runs(source or base, kind), strict=True):
+                start = before.folder / "last"
+                if source is None:
                     start = run.folder / "start"
                     checkpoint.save(start, checkpoint.Checkpoint(self.fresh(run)))
                 jobs.append(
@@ -347,8 +348,8 @@ class Results:
                 )
         self.all_of(jobs, "fine-tuning")
         first: Row | None = None
-        for label, (variant, kind, _) in plans.items():
-            runs = self.runs(variant, kind)
+        for label, (source, kind, _) in plans.items():
+            runs = self.runs(source or base, kind)
             found = [head_errors(run.folder / "last", options) for run in runs]
             size = checkpoint.load(runs[0].folder / "last").student.parameter_count()
             line = self.say(row(label, found, size, first))
