@@ -14,6 +14,7 @@ from mobile_export.programs import METHODS
 from mobile_export.progress import to_stderr
 from mobile_export.report import Report, report_path
 from mobile_export.targets import TARGETS, Target, target_named, target_of_suffix
+from rdsdk.decoding.arguments import add_search_arguments, search
 from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
@@ -117,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     context.add_argument(
         "--left-frames", type=int, metavar="N", help="frames before the chunk that it sees"
     )
+    found = parser.add_argument_group(
+        "how a .pte finds its text unless it is asked otherwise",
+        "A beam search (pip install 'rdsdk[lm]') instead of the likeliest symbols: it is written "
+        "into the card, and the files are copied beside the artefact.",
+    )
+    add_search_arguments(found)
     kit = parser.add_argument_group("for the developer of an app")
     kit.add_argument(
         "--kit",
@@ -147,6 +154,12 @@ def _target(options: argparse.Namespace) -> Target:
 
 
 def _export(target: Target, source: Checkpoint, path: Path, options: argparse.Namespace) -> Report:
+    wanted = search(options)
+    if wanted is not None and (options.kit is not None or target is not TARGETS[DEFAULT_TARGET]):
+        raise ExportError(
+            "a search goes with a .pte that rdsdk runs; kits and Core ML artefacts read greedily, "
+            "so leave its options out"
+        )
     made = target.export(
         source,
         path,
@@ -157,6 +170,7 @@ def _export(target: Target, source: Checkpoint, path: Path, options: argparse.Na
         layers=options.layers,
         manifest=options.manifest,
         progress=to_stderr,
+        **({} if wanted is None else {"search": wanted}),
     )
     return made.report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from mobile_export.progress import Progress, silent
 from mobile_export.quantize import quantize
 from mobile_export.report import Report, report_path, require_place
 from mobile_export.verify import verify
+from rdsdk.decoding.decoder import new_decoder
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.runtime.artefact import seal
@@ -111,6 +114,7 @@ def export(
     method_names: Sequence[str] | None = None,
     layers: Sequence[int] = (),
     manifest: Path | str | None = None,
+    search: BeamSettings | None = None,
     progress: Progress = silent,
 ) -> Exported:
     """Write ``path`` and its report if, and only if, the lowered program is proven.
@@ -124,6 +128,7 @@ def export(
         method_names: some of forward, step and features; None is forward, and step if it streams.
         layers: which hidden states ``features`` gives, from 1; the last one is always among them.
         manifest: recordings with text on which word error rates are compared.
+        search: how the artefact finds its text; its files are copied beside the artefact.
         progress: called with a line as each stage begins.
 
     Raises:
@@ -131,24 +136,46 @@ def export(
             ``verify`` refuses; nothing is left at ``path`` then, and what was there before is
             untouched.
         DataError: the manifest cannot be used.
+        ConfigError, ModelError: the search does not go with the model, or its files are missing.
     """
     path = Path(path)
     require_place(path, ".pte")
+    if search is not None:
+        require_search(checkpoint, search)
     progress(f"preparing the student in {precision}")
     made = methods(folded(quantize(checkpoint.student, precision)), method_names, layers)
     description = card(checkpoint, made, name or path.stem, precision, measured)
+    if search is not None:
+        description["search"] = search.to_dict()
     blank_card = json.dumps(description) + " " * RESERVED_CARD_BYTES
     program = lower(made, blank_card, progress)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         candidate = Path(folder) / path.name
         candidate.write_bytes(seal(program))
+        files = [] if search is None else search.files()
+        for file in files:
+            shutil.copyfile(file, candidate.parent / file.name)
         report = verify(checkpoint, candidate, manifest, progress)
         description["verification"] = report.summary()
         candidate.write_bytes(seal(completed(program, blank_card, description)))
         report.write(report_path(candidate))
+        for file in files:
+            (candidate.parent / file.name).replace(path.parent / file.name)
         candidate.replace(path)
         report_path(candidate).replace(report_path(path))
     return Exported(path, report_path(path), path.stat().st_size, description, report)
+
+
+def require_search(checkpoint: Checkpoint, search: BeamSettings) -> None:
+    """Refuse a search that this checkpoint's text cannot be found by, before the long work.
+
+    Raises:
+        ExportError: the student writes no text.
+        ConfigError, ModelError: its package or a file is missing, or in other symbols.
+    """
+    if checkpoint.vocabulary is None:
+        raise ExportError("this checkpoint writes no text, so it has no search; leave it out")
+    new_decoder(checkpoint.vocabulary, beam=search)
 
 
 def completed(program: bytes, old: str, description: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,7 @@ from mobile_export.pte_graph import read_graph
 from mobile_export.quantize import PRECISIONS, quantize
 from mobile_export.report import Report
 from mobile_export.structure import file_faults
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint, in_context
 from rdsdk.models.config import EncoderConfig
@@ -125,7 +126,8 @@ def examine(
         report.methods[name]["time"] = time.to_dict()
     if manifest is not None:
         progress("comparing word error rates")
-        compare_words(report, checkpoint, program_log_probs(program), manifest)
+        heard = program_log_probs(program)
+        compare_words(report, checkpoint, heard, manifest, program.search)
     return report
 
 
@@ -173,13 +175,19 @@ def _card_faults(checkpoint: Checkpoint, program: Program) -> list[str]:
 
 
 def compare_words(
-    report: Report, checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str
+    report: Report,
+    checkpoint: Checkpoint,
+    heard: LogProbs,
+    manifest: Path | str,
+    search: BeamSettings | None = None,
 ) -> None:
-    """Put the word error rates of a checkpoint and of its artefact into a report.
+    """Put the word error rates of a checkpoint and of its artefact into a report, both found by
+    ``search``, or greedily.
 
     Raises:
         DataError: the manifest cannot be used.
         ExportError: the student writes no text, or the packages of training are missing.
+        ConfigError, ModelError: the search's package or files are missing.
     """
     try:
         from mobile_export.word_errors import MAXIMUM_WER_LOSS, word_errors
@@ -188,7 +196,7 @@ def compare_words(
             f"comparing word error rates needs the packages of training ({error}); run: pip "
             "install 'rdsdk[train]'"
         ) from error
-    found = word_errors(checkpoint, heard, manifest)
+    found = word_errors(checkpoint, heard, manifest, search)
     report.words = found.to_dict()
     report.thresholds["maximum_wer_loss"] = MAXIMUM_WER_LOSS
     if found.lost > MAXIMUM_WER_LOSS:

@@ -1,7 +1,7 @@
 """Word error rates of an artefact and of its checkpoint on one manifest, decoded alike.
 
-Both hear every recording in one stream from the same beginning, and the same greedy decoder reads
-both, so that a difference is the artefact's doing and not that of endpoint rules.
+Both hear every recording in one stream from the same beginning, and the same decoder reads both, so
+that a difference is the artefact's doing and not that of endpoint rules.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from mobile_export.listening import LogProbs
 from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ExportError
 from rdsdk.evaluation.evaluate import evaluate
@@ -54,8 +55,14 @@ class WordErrors:
         }
 
 
-def word_errors(checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str) -> WordErrors:
-    """Transcribe a manifest with the checkpoint and with ``heard``, an artefact's log_probs.
+def word_errors(
+    checkpoint: Checkpoint,
+    heard: LogProbs,
+    manifest: Path | str,
+    search: BeamSettings | None = None,
+) -> WordErrors:
+    """Transcribe a manifest with the checkpoint and with ``heard``, an artefact's log_probs, both
+    read by ``search``, or greedily.
 
     Raises:
         DataError: the manifest or a recording cannot be read, or a recording has no text.
@@ -69,11 +76,11 @@ def word_errors(checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str) -
     cuts = read_cuts(manifest)
     student = checkpoint.student.eval()
     reference = evaluate(
-        _transcriber(lambda samples: heard_log_probs(student, samples), vocabulary),
+        _transcriber(lambda samples: heard_log_probs(student, samples), vocabulary, search),
         cuts,
         "checkpoint",
     )
-    found = evaluate(_transcriber(heard, vocabulary), cuts, "artefact")
+    found = evaluate(_transcriber(heard, vocabulary, search), cuts, "artefact")
     words = reference.rates.words.reference
     if not words:
         raise ExportError(f"{manifest} holds no words, so no word error rate can be measured on it")
@@ -90,5 +97,7 @@ def word_errors(checkpoint: Checkpoint, heard: LogProbs, manifest: Path | str) -
     )
 
 
-def _transcriber(heard: LogProbs, vocabulary: Vocabulary) -> Callable[[np.ndarray], str]:
-    return lambda samples: text_of(heard(samples), vocabulary)
+def _transcriber(
+    heard: LogProbs, vocabulary: Vocabulary, search: BeamSettings | None
+) -> Callable[[np.ndarray], str]:
+    return lambda samples: text_of(heard(samples), vocabulary, search)

@@ -63,6 +63,13 @@ def features_pte(artefacts: Path) -> Path:
     return lowered(artefacts, "features", task="features", vocabulary=None, hidden_layers=[6])
 
 
+@pytest.fixture(scope="session")
+def searching_pte(artefacts: Path) -> Path:
+    """With a search of its own, whose language model is not beside it."""
+    search = {"lm": "tiny.arpa", "lm_weight": 0.1, "beam_size": 20}
+    return lowered(artefacts, "searching", search=search)
+
+
 @pytest.fixture
 def altered(streaming_pte: Path, tmp_path: Path) -> Callable[[str, str], Path]:
     """The streaming artefact with a part of its card replaced by another of the same length."""

@@ -67,6 +67,7 @@ def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
         ("state", f"{card.state_bytes / 1024:.0f} KiB a stream" if card.state else None),
         ("symbols", None if card.vocabulary is None else len(card.vocabulary)),
         ("words", "any" if words is None and card.task == "ctc" else words),
+        ("search", card.search.to_dict() if card.search else None),
         ("hidden layers", card.hidden_layers),
         ("architecture", card.architecture),
         ("licence", card.licence),

@@ -61,7 +61,7 @@ def run(recognizer: Recognizer, arguments: argparse.Namespace) -> int:
     from rdsdk.commands.transcribe import hearing
 
     microphone = Microphone(arguments.device)
-    stream = recognizer.stream(**hearing(arguments))
+    stream = recognizer.stream(**hearing(arguments, recognizer))
     with Recording(arguments.record) as recording, microphone, _ctrl_c(microphone.stop):
         screen = _Screen(microphone, arguments) if sys.stdout.isatty() else _Lines(arguments)
         speed, failure = Speed(), None

@@ -102,8 +102,8 @@ def _threshold(text: str) -> float:
         ) from None
 
 
-def hearing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the arguments ask of a stream: its rules, gate, beam search and hotwords.
+def hearing(arguments: argparse.Namespace, recognizer: Recognizer) -> dict[str, Any]:
+    """What the arguments ask of a stream: its rules, gate, search and hotwords.
 
     Raises:
         ConfigError: one of them is out of range.
@@ -112,7 +112,7 @@ def hearing(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.endpoint_silence, arguments.longest_segment, arguments.no_speech
     )
     gate = None if arguments.gate is None else SpeechGate(arguments.gate)
-    beam, hotwords = decoding(arguments)
+    beam, hotwords = decoding(arguments, recognizer.search)
     return {"rules": rules, "gate": gate, "beam": beam, "hotwords": hotwords}
 
 
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) is not None:
             raise ConfigError(f"--{option} is for a microphone; leave it or the files out")
     # A model without text or a gate that is not installed fails here, and not for each file.
-    how = hearing(arguments)
+    how = hearing(arguments, recognizer)
     recognizer.stream(**how)
     failed = False
     for name in arguments.files:

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rdsdk.decoding.settings import BeamSettings
+from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.errors import ConfigError
+
+Group = Any
+"""argparse keeps the type of its groups to itself."""
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """A group of options; ``decoding`` reads them."""
-    default = BeamSettings()
     group = parser.add_argument_group(
-        "how text is found: the likeliest symbols, or a beam search (pip install 'rdsdk[lm]')"
+        "how text is found: as the model says, by the likeliest symbols, or by a beam search (pip "
+        "install 'rdsdk[lm]')"
     )
+    group.add_argument(
+        "--greedy", action="store_true", help="the likeliest symbols, whatever the model says"
+    )
+    add_search_arguments(group)
+    group.add_argument(
+        "--hotwords",
+        metavar="WORD,WORD",
+        help="search, expecting these names and terms; or @FILE with one a line",
+    )
+
+
+def add_search_arguments(group: Group) -> None:
+    """The options of a beam search alone; ``search`` reads them."""
+    default = BeamSettings()
     group.add_argument(
         "--beam",
         nargs="?",
@@ -47,31 +66,47 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NATS",
         help=f"added for each word with a language model (default: {default.word_score:g})",
     )
-    group.add_argument(
-        "--hotwords",
-        metavar="WORD,WORD",
-        help="search, expecting these names and terms; or @FILE with one a line",
-    )
 
 
-def decoding(arguments: argparse.Namespace) -> tuple[BeamSettings | None, tuple[str, ...]]:
-    """The beam search and the hotwords that the arguments ask for; None and none is greedy.
+def decoding(
+    arguments: argparse.Namespace, own: BeamSettings | None = None
+) -> tuple[Search | None, tuple[str, ...]]:
+    """The search and the hotwords that the arguments ask for. None is the model's ``own`` search,
+    greedy if it has none; what is asked for changes the model's own, if it has one.
 
     Raises:
-        ConfigError: a value is out of range, or weighs a language model that is not given.
+        ConfigError: a value is out of range, weighs a language model that is not there, or is of
+            a search and --greedy is there too.
     """
     hotwords = _hotwords(arguments.hotwords)
-    weights = {"lm_weight": arguments.lm_weight, "word_score": arguments.word_score}
-    given = {name: value for name, value in weights.items() if value is not None}
-    if given and arguments.lm is None:
-        option = next(iter(given)).replace("_", "-")
-        raise ConfigError(f"--{option} goes with a language model; give one with --lm")
-    files = {"lm": arguments.lm, "lexicon": arguments.lexicon}
-    if arguments.beam is None and not any(files.values()) and not hotwords:
-        return None, ()
-    if arguments.beam is not None:
-        given["beam_size"] = arguments.beam
-    return BeamSettings(**files, **given), hotwords
+    asked = search(arguments, own)
+    if arguments.greedy:
+        if hotwords or asked is not None:
+            raise ConfigError("--greedy searches nothing; leave it or the search's options out")
+        return "greedy", ()
+    if asked is None and hotwords and own is None:
+        asked = BeamSettings()
+    return asked, hotwords
+
+
+def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> BeamSettings | None:
+    """The search that the arguments ask for, None if for none; it begins as ``own``.
+
+    Raises:
+        ConfigError: a value is out of range, or weighs a language model that is not there.
+    """
+    weights = ("lm_weight", "word_score")
+    values = {name: getattr(arguments, name) for name in ("lm", "lexicon", *weights)}
+    values["beam_size"] = arguments.beam
+    given = {name: value for name, value in values.items() if value is not None}
+    if not given:
+        return None
+    changed = replace(own or BeamSettings(), **given)
+    for name in weights:
+        if name in given and changed.lm is None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} goes with a language model; give one with --lm")
+    return changed
 
 
 def _hotwords(text: str | None) -> tuple[str, ...]:

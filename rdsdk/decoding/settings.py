@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from rdsdk.errors import ConfigError
 
@@ -60,3 +62,61 @@ class BeamSettings:
                 raise ConfigError(f"{name} is {value}, expected 0 or more")
         if not math.isfinite(self.word_score):
             raise ConfigError(f"word_score is {self.word_score}, expected a number of nats")
+
+    @classmethod
+    def from_dict(cls, value: object) -> BeamSettings:
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            ConfigError: a name is unknown, a value has the wrong type or is out of range, or a
+                file is not named without its folder.
+        """
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"the settings of a search are {value!r}, expected an object")
+        unknown = sorted(value.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"the settings of a search have an unknown {unknown[0]!r}")
+        for name, got in value.items():
+            if not isinstance(got, _KINDS[name]) or isinstance(got, bool) != (_KINDS[name] is bool):
+                raise ConfigError(f"{name} is {got!r}, which has the wrong type")
+            if name in _FILES and (Path(got).name != got or got == ".."):
+                raise ConfigError(f"{name} is {got!r}, expected the name of a file, no folder")
+        return cls(**value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, ready for JSON; files by their names alone."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {
+            field.name: values[field.name]
+            for field in fields(self)
+            if values[field.name] != field.default
+        }
+        return {name: Path(got).name if name in _FILES else got for name, got in given.items()}
+
+    def beside(self, folder: Path) -> BeamSettings:
+        """The same with its files looked for in ``folder``."""
+        files = {name: getattr(self, name) for name in _FILES}
+        return replace(
+            self, **{name: folder / file for name, file in files.items() if file is not None}
+        )
+
+    def files(self) -> list[Path]:
+        """The files it needs."""
+        return [Path(file) for name in _FILES if (file := getattr(self, name)) is not None]
+
+
+Search = BeamSettings | Literal["greedy"]
+"""How text is found: a beam search, or the likeliest symbols."""
+
+_FILES = ("lm", "lexicon")
+_KINDS: dict[str, Any] = {
+    "lm": str,
+    "lexicon": str,
+    "beam_size": int,
+    "beam_threshold": (int, float),
+    "symbols_per_frame": int,
+    "lm_weight": (int, float),
+    "word_score": (int, float),
+    "hotword_boost": (int, float),
+    "sum_alignments": bool,
+}

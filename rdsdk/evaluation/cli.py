@@ -11,10 +11,11 @@ from pathlib import Path
 
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.arguments import add_decoding_arguments, decoding
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ConfigError
 from rdsdk.evaluation import conditions, report
 from rdsdk.evaluation.evaluate import Evaluation, evaluate
-from rdsdk.evaluation.transcribers import load_transcriber
+from rdsdk.evaluation.transcribers import load_transcriber, own_search_of
 
 GROUPS = ("speaker", "length")
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names or [conditions.CLEAN], arguments.noise, arguments.noise_pattern
     )
     corpora = [(source, read_cuts(source)) for source in arguments.data]
-    beam, hotwords = decoding(arguments)
+    own = own_search_of(arguments.model, arguments.threads)
+    beam, hotwords = decoding(arguments, own)
     transcribe = load_transcriber(
         arguments.model,
         arguments.threads,
@@ -62,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.draw_rates(arguments.figure, arguments.model, evaluations)
     if arguments.json:
         values = [evaluation.to_dict(arguments.by) for evaluation in evaluations]
-        how = None if beam is None else {**asdict(beam), "lm": beam.lm and str(beam.lm)}
+        used = beam or own
+        how = None
+        if isinstance(used, BeamSettings):
+            files = {"lm": used.lm and str(used.lm), "lexicon": used.lexicon and str(used.lexicon)}
+            how = asdict(used) | files
         row = {"model": arguments.model, "beam": how, "hotwords": hotwords, "results": values}
         print(json.dumps(row, indent=2))
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rdsdk
 from rdsdk.decoding.decoder import new_decoder
-from rdsdk.decoding.settings import BeamSettings
+from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.models import checkpoint
@@ -35,7 +35,7 @@ def load_transcriber(
     threads: int | None = None,
     block_ms: float | None = None,
     chunk_frames: int | None = None,
-    beam: BeamSettings | None = None,
+    beam: Search | None = None,
     hotwords: Sequence[str] = (),
 ) -> Transcriber:
     """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
@@ -48,7 +48,8 @@ def load_transcriber(
             included, as from a microphone; None gives it whole recordings.
         chunk_frames: a streaming checkpoint hears chunks of so many frames instead of its own, 0
             the whole recording at once.
-        beam, hotwords: as for ``rdsdk.transcribe``; without either, text is read greedily.
+        beam, hotwords: as for ``rdsdk.transcribe``; without either, text is found as the card of
+            an artefact says, or greedily.
 
     Raises:
         ModelError: the artefact or the language model cannot be loaded, or the checkpoint writes
@@ -71,7 +72,8 @@ def load_transcriber(
                 f"{model} is a checkpoint, which hears recordings in one pass; blocks go with an "
                 "artefact (rdsdk export)"
             )
-        return _from_checkpoint(Path(model), threads, chunk_frames, beam, hotwords)
+        searched = None if beam == "greedy" else beam
+        return _from_checkpoint(Path(model), threads, chunk_frames, searched, hotwords)
     if chunk_frames is not None:
         raise ConfigError(
             f"{model} is an artefact, whose chunk is fixed; choose chunk_frames in rdsdk export, "
@@ -96,6 +98,17 @@ def load_transcriber(
         return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
 
     return transcribe if block_ms is None else live
+
+
+def own_search_of(model: str, threads: int | None = None) -> BeamSettings | None:
+    """The search of an artefact's card; None for a checkpoint, for a peer, or greedily.
+
+    Raises:
+        ModelError, ConfigError: as ``rdsdk.load``.
+    """
+    if Path(model).is_dir() or (model == POCKETSPHINX and not Path(model).exists()):
+        return None
+    return rdsdk.load(model, threads).search
 
 
 def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool = False) -> Tensor:

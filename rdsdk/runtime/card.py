@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 
@@ -67,6 +68,9 @@ class Card:
     architecture: Mapping[str, Any] = field(repr=False)
     verification: Mapping[str, Any] = field(default_factory=dict)
     """What was found when the artefact was compared with its checkpoint; empty in older ones."""
+    search: BeamSettings | None = None
+    """How its text is found unless another way is asked for; its files lie beside the artefact.
+    None is greedily."""
 
     @classmethod
     def from_json(cls, text: str, source: str = "this artefact") -> Card:
@@ -103,7 +107,9 @@ class Card:
                 f"{source}: its card is damaged: {fault}; export the model again"
             ) from None
         except ConfigError as error:
-            raise ModelError(f"{source}: the vocabulary of its card is damaged: {error}") from None
+            raise ModelError(
+                f"{source}: the vocabulary or the search of its card is damaged: {error}"
+            ) from None
         return card
 
     @property
@@ -166,6 +172,7 @@ def _parse(value: Mapping[str, Any]) -> Card:
         measured=_get(value, "measured", dict),
         rdsdk_version=_get(value, "rdsdk_version", str),
         verification=_get(value, "verification", dict) if "verification" in value else {},
+        search=BeamSettings.from_dict(value["search"]) if value.get("search") else None,
     )
 
 

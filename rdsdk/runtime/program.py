@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ModelError
 from rdsdk.runtime import executorch
 from rdsdk.runtime.artefact import read_artefact
@@ -71,6 +72,11 @@ class Program:
     def size_bytes(self) -> int:
         """The size of the artefact."""
         return len(self._data)
+
+    @property
+    def search(self) -> BeamSettings | None:
+        """The search of the card, its files beside the artefact; None is greedily."""
+        return None if self.card.search is None else self.card.search.beside(self.path.parent)
 
     def fresh_state(self) -> State:
         """The state of a stream that has heard nothing: zeros; empty for a full-context program."""

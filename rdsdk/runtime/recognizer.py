@@ -14,7 +14,7 @@ from rdsdk.audio import files
 from rdsdk.audio.samples import SAMPLE_RATE, from_array, mono
 from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.decoding.segment import Segment
-from rdsdk.decoding.settings import BeamSettings
+from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.errors import AudioError, DeviceError, ModelError
 from rdsdk.runtime.card import Card
 from rdsdk.runtime.endpoint import EndpointRules
@@ -54,13 +54,20 @@ class Recognizer:
         """The size of the model's file."""
         return self._program.size_bytes
 
+    @property
+    def search(self) -> BeamSettings | None:
+        """How text is found unless a ``beam`` is given, None greedily; ``dataclasses.replace`` of
+        it keeps the model's language model and lexicon.
+        """
+        return self._program.search
+
     def stream(
         self,
         rules: EndpointRules | None = None,
         partials: bool = True,
         *,
         gate: SpeechGate | None = None,
-        beam: BeamSettings | None = None,
+        beam: Search | None = None,
         hotwords: Sequence[str] = (),
     ) -> Stream:
         """A new listener; see ``Stream``. The first with a language model or with new hotwords
@@ -79,7 +86,7 @@ class Recognizer:
         rules: EndpointRules | None = None,
         *,
         gate: SpeechGate | None = None,
-        beam: BeamSettings | None = None,
+        beam: Search | None = None,
         hotwords: Sequence[str] = (),
         partials: bool = False,
         on_segment: OnSegment | None = None,
@@ -94,7 +101,8 @@ class Recognizer:
                 ``Microphone`` does.
             rules: when a segment is over.
             gate: no words outside speech; None hears words everywhere.
-            beam: a beam search, with a language model if it names one; None reads greedily.
+            beam: a beam search, with a language model if it names one, or "greedy"; None is
+                ``search``, the model's own.
             hotwords: names and terms to expect; they need a beam search and start one.
             partials: also give what is still being said, each time it changes.
             on_segment: called with each segment as it is given.
@@ -154,7 +162,7 @@ def transcribe(
     *,
     rules: EndpointRules | None = None,
     gate: SpeechGate | None = None,
-    beam: BeamSettings | None = None,
+    beam: Search | None = None,
     hotwords: Sequence[str] = (),
     partials: bool = False,
     on_segment: OnSegment | None = None,

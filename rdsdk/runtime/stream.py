@@ -13,7 +13,7 @@ from rdsdk.audio.samples import SAMPLE_RATE, Resampler, check_sample_rate, mono
 from rdsdk.audio.speech_gate import SpeechGate
 from rdsdk.decoding.decoder import new_decoder
 from rdsdk.decoding.segment import Segment
-from rdsdk.decoding.settings import BeamSettings
+from rdsdk.decoding.settings import Search
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.runtime.chunks import ChunkedFrames
 from rdsdk.runtime.endpoint import EndpointRules
@@ -44,7 +44,8 @@ class Stream:
         partials: whether ``feed`` also gives the segment that is still being heard.
         gate: no words outside speech, as it tells speech; None hears words everywhere. Features
             are the same with and without.
-        beam: a beam search instead of the likeliest symbols, with a language model if it names one.
+        beam: a beam search, with a language model if it names one, or "greedy" for the likeliest
+            symbols; None is the search of the model's card, greedy if it has none.
         hotwords: names and terms to expect; they need a beam search and start one.
 
     Raises:
@@ -59,7 +60,7 @@ class Stream:
         rules: EndpointRules | None = None,
         partials: bool = True,
         gate: SpeechGate | None = None,
-        beam: BeamSettings | None = None,
+        beam: Search | None = None,
         hotwords: Sequence[str] = (),
     ) -> None:
         card = program.card
@@ -73,7 +74,10 @@ class Stream:
         self._width = int(card.architecture["width"])
         self._frames = frame_source(program)
         self._gating = Gating(gate, card)
-        decoder = new_decoder(card.vocabulary, card.frame_seconds, beam, hotwords)
+        if beam == "greedy" and hotwords:
+            raise ConfigError("hotwords need a beam search, and a greedy reading was asked for")
+        search = None if beam == "greedy" else beam or program.search
+        decoder = new_decoder(card.vocabulary, card.frame_seconds, search, hotwords)
         self._segmenter = Segmenter(decoder, rules or EndpointRules())
         self.reset()
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,10 @@ ngram 2=1
 """
 
 
-def parsed(*options: str) -> tuple[BeamSettings | None, tuple[str, ...]]:
+def parsed(*options: str, own: BeamSettings | None = None):
     parser = argparse.ArgumentParser()
     add_decoding_arguments(parser)
-    return decoding(parser.parse_args(options))
+    return decoding(parser.parse_args(options), own)
 
 
 def test_without_options_text_is_read_greedily():
@@ -64,11 +65,23 @@ def test_options_are_settings(tmp_path):
         (("--word-score", "0.5"), "goes with a language model"),
         (("--hotwords", ","), "holds no word"),
         (("--hotwords", "@nowhere"), "cannot be read"),
+        (("--greedy", "--beam"), "--greedy searches nothing"),
+        (("--greedy", "--hotwords", "Ada"), "--greedy searches nothing"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         parsed(*options)
+
+
+def test_options_change_the_models_own_search():
+    own = BeamSettings("its.lm", "its.dict", lm_weight=2.0, word_score=-1.0)
+    assert parsed(own=own) == (None, ())
+    assert parsed("--hotwords", "Ada", own=own) == (None, ("Ada",))
+    assert parsed("--greedy", own=own) == parsed("--greedy") == ("greedy", ())
+    assert parsed("--beam=7", own=own)[0] == replace(own, beam_size=7)
+    assert parsed("--lm-weight", "1", own=own)[0] == replace(own, lm_weight=1.0)
+    assert parsed("--lm", "mine.lm", own=own)[0] == replace(own, lm=Path("mine.lm"))
 
 
 @pytest.fixture
