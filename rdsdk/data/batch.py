@@ -35,6 +35,8 @@ class Batch:
     token_counts (B,) int64, with U = 0 if no vocabulary was given; ids and texts have B entries,
     the text of an unlabelled utterance is "". frame_targets (B, T) int64 are the symbols of the
     frames where an utterance has an alignment, ``alignment.PADDING`` elsewhere; None if none has.
+    frames (B, T, C), zero in padding, are what the extractor made of the waveforms, where it was
+    kept instead of them; then S is 0.
     """
 
     waveforms: Tensor
@@ -44,6 +46,7 @@ class Batch:
     ids: list[str]
     texts: list[str]
     frame_targets: Tensor | None = None
+    frames: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,6 +73,7 @@ class Batch:
             self.ids,
             self.texts,
             None if self.frame_targets is None else change(self.frame_targets),
+            None if self.frames is None else change(self.frames),
         )
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from rdsdk.data.augment import Augmentation, load_noises
 from rdsdk.data.batch import Assemble, Batch
+from rdsdk.data.kept_frames import AssembleKept, KeptFrames
 from rdsdk.data.ordering import Bucketed, InOrder
 from rdsdk.data.usable import Unencodable, Usable
 from rdsdk.decoding.vocabulary import Vocabulary
@@ -59,6 +60,7 @@ class TrainingBatches:
         quadratic_seconds: float | None,
         unencodable: Unencodable,
         longest_seconds: float,
+        kept: KeptFrames | None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in [0, world_size), got {rank} of {world_size}")
@@ -77,7 +79,12 @@ class TrainingBatches:
             usable, cuts.is_lazy, batch_seconds, quadratic_seconds, seed, world_size, rank
         )
         self._length = self._plan.length
-        self._loader = _loader(self._plan, Assemble(vocabulary, augmentation, seed), workers)
+        assemble = (
+            Assemble(vocabulary, augmentation, seed)
+            if kept is None
+            else AssembleKept(vocabulary, kept)
+        )
+        self._loader = _loader(self._plan, assemble, workers)
 
     @property
     def sampler(self) -> TrainingBatches:
@@ -137,6 +144,7 @@ def training_batches(
     quadratic_seconds: float | None = None,
     unencodable: Unencodable = "error",
     longest_seconds: float = math.inf,
+    kept: KeptFrames | None = None,
 ) -> TrainingBatches:
     """Shuffled batches of utterances of similar length, of at most ``batch_seconds`` with padding.
 
@@ -145,6 +153,8 @@ def training_batches(
     whose cost grows with the square of the length. With several ranks each gets its share, all the
     same number of batches, of similar lengths at each step. ``vocabulary=None`` takes recordings
     without transcripts and gives no tokens.
+
+    With ``kept`` frames nothing is decoded or augmented: epoch e takes them from a pass.
 
     Utterances longer than ``longest_seconds``, and those whose tokens cannot fit their frames under
     CTC, are left out, with one warning that counts them; those handed out fit after augmentation
@@ -167,6 +177,7 @@ def training_batches(
         quadratic_seconds,
         unencodable,
         longest_seconds,
+        kept,
     )
 
 

@@ -72,10 +72,27 @@ class Student(nn.Module):
         nothing of a shorter row, except with ``extractor_norm="group"``, whose statistics over
         time include the padding (as in the published models).
         """
-        frames = self.extractor(waveform)
         frame_counts = (
             None if sample_counts is None else (sample_counts - OVERLAP_SAMPLES) // HOP_SAMPLES
         )
+        return self.hear(
+            self.extractor(waveform),
+            state,
+            frame_counts=frame_counts,
+            frame_mask=frame_mask,
+            context=context,
+        )
+
+    def hear(
+        self,
+        frames: Tensor,
+        state: EncoderState | None = None,
+        *,
+        frame_counts: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+        context: Context | Literal["full", "configured"] = "configured",
+    ) -> tuple[StudentOutput, EncoderState]:
+        """The same from the extractor's frames (B, T, C); arguments as for ``Encoder``."""
         hidden, state = self.encoder(
             frames, state, frame_counts=frame_counts, frame_mask=frame_mask, context=context
         )

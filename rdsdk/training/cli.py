@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rdsdk.errors import ConfigError
 from rdsdk.training.finetuning import Finetuning
+from rdsdk.training.frame_keeping import fingerprint
 from rdsdk.training.recipe import FinetuneRecipe, read_recipe
 from rdsdk.training.run import run
 
@@ -25,6 +27,12 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
+        if recipe.kept_passes and teacher and fingerprint(teacher) != fingerprint(student):
+            raise ConfigError(
+                f"the frames kept are the student's, and imitation.teacher "
+                f"{recipe.imitation.teacher} has another extractor; leave kept_passes out, or "
+                "start from a student that has the teacher's (rdsdk distill, extractor: frozen)"
+            )
         return Finetuning(
             student,
             vocabulary,
@@ -44,4 +52,5 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         vocabulary=vocabulary,
         provenance={"language": recipe.language},
         resume=resume,
+        kept_passes=recipe.kept_passes,
     )

@@ -186,7 +186,7 @@ class Finetuning(L.LightningModule):
             else:
                 loss = self._loss(log_probs, counts, batch)
             if (teacher := self._unregistered[0]) is not None:
-                said = teacher_log_probs(teacher, batch.waveforms, batch.sample_counts)
+                said = teacher_log_probs(teacher, batch)
                 imitation = imitation_loss(log_probs, said, counts)
                 self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
                 loss = loss + self.imitation_weight * imitation
@@ -206,12 +206,20 @@ class Finetuning(L.LightningModule):
             self.regularisation.frame_mask_span,
             rng,
         ).to(batch.waveforms.device)
-        output, _ = self.student(
-            batch.waveforms,
-            sample_counts=batch.sample_counts,
-            frame_mask=mask,
-            context=self.draw_context(step),
-        )
+        if batch.frames is None:
+            output, _ = self.student(
+                batch.waveforms,
+                sample_counts=batch.sample_counts,
+                frame_mask=mask,
+                context=self.draw_context(step),
+            )
+        else:
+            output, _ = self.student.hear(
+                batch.frames.to(self.student.encoder.mask_embedding.dtype),
+                frame_counts=batch.frame_counts,
+                frame_mask=mask,
+                context=self.draw_context(step),
+            )
         assert output.log_probs is not None
         return output.log_probs
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rdsdk.data.batch import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
@@ -74,9 +75,14 @@ def imitation_loss(student: Tensor, teacher: Tensor, frame_counts: Tensor) -> Te
 
 
 @torch.no_grad()
-def teacher_log_probs(teacher: Student, waveforms: Tensor, sample_counts: Tensor) -> Tensor:
-    """What the teacher, in its own context, says of unmasked recordings: (B, T, V)."""
-    output, _ = teacher(waveforms, sample_counts=sample_counts)
+def teacher_log_probs(teacher: Student, batch: Batch) -> Tensor:
+    """What the teacher, in its own context, says of unmasked recordings: (B, T, V). Kept frames
+    are those of its extractor, too."""
+    if batch.frames is None:
+        output, _ = teacher(batch.waveforms, sample_counts=batch.sample_counts)
+    else:
+        frames = batch.frames.to(teacher.encoder.mask_embedding.dtype)
+        output, _ = teacher.hear(frames, frame_counts=batch.frame_counts)
     assert output.log_probs is not None
     said: Tensor = output.log_probs
     return said

@@ -76,6 +76,9 @@ class FinetuneRecipe(RunRecipe):
         lexicon: closes the vocabulary to these words.
         optimisation, regularisation: how it learns.
         imitation: a teacher whose log_probs it learns from besides.
+        kept_passes: the frozen extractor's frames of so many augmented passes over train are made
+            first and kept in the run's folder, some 26 KB a second and pass at 256 channels in
+            bfloat16; epochs take them in turn. 0 hears the sound each time.
         language: what is spoken, an ISO 639 code, for the card.
     """
 
@@ -85,7 +88,18 @@ class FinetuneRecipe(RunRecipe):
     optimisation: Optimisation = field(default_factory=Optimisation)
     regularisation: Regularisation = field(default_factory=Regularisation)
     imitation: Imitation = field(default_factory=Imitation)
+    kept_passes: int = 0
     language: str = "und"
+
+    def __post_init__(self) -> None:
+        if self.kept_passes < 0:
+            raise ConfigError(f"kept_passes is {self.kept_passes}, expected 0 or more")
+        sound = self.regularisation.mel_start_steps or self.regularisation.flat_start_steps
+        if self.kept_passes and (sound or not self.optimisation.freeze_extractor):
+            raise ConfigError(
+                "kept_passes goes with optimisation.freeze_extractor and without "
+                "regularisation.mel_start_steps and flat_start_steps, which need the sound"
+            )
 
     def vocabulary(self) -> Vocabulary:
         """The symbols of the CTC head.

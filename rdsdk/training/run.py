@@ -20,6 +20,7 @@ from rdsdk.data.batches import (
     evaluation_batches,
     training_batches,
 )
+from rdsdk.data.kept_frames import KeptFrames
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
@@ -27,6 +28,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.encoder import EncoderLayer
 from rdsdk.models.student import Student
 from rdsdk.training.callbacks import Interruption, KeepBest, Save
+from rdsdk.training.frame_keeping import keep_frames
 from rdsdk.training.run_recipe import RunRecipe
 from rdsdk.training.sharding import Sharded
 
@@ -49,6 +51,7 @@ def run(
     callbacks: Sequence[Callback] = (),
     prepare: Callable[[CutSet], CutSet] | None = None,
     save: Save = checkpoint.save,
+    kept_passes: int = 0,
 ) -> int:
     """Train until ``steps`` or ``epochs`` are done.
 
@@ -61,6 +64,8 @@ def run(
         provenance: what the checkpoints say beside the recipe, the licence and the data.
         prepare: what is done to the utterances of train and of dev before they are used.
         save: writes what the module gives as its checkpoint.
+        kept_passes: the frames of so many passes over train are kept in the run's folder and
+            learnt from, instead of sound; the extractor must be frozen.
 
     Returns:
         0 when the run is whole, ``INTERRUPTED`` when it can be resumed.
@@ -100,7 +105,7 @@ def run(
     trainer = _trainer(recipe, output, watching, steps, epochs, clip_norm)
     # Before the trainer starts processes: a bad manifest is told once, and at once.
     train_cuts = prepare(read_cuts(recipe.train, recipe.train_weights))
-    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts)
+    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts, kept_passes)
     trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
     if interruption.interrupted:
         print(f"interrupted at step {trainer.global_step}; --resume goes on from {resume_file}")
@@ -133,13 +138,49 @@ class Corpora(L.LightningDataModule):
     """
 
     def __init__(
-        self, recipe: RunRecipe, vocabulary: Vocabulary | None, train: CutSet, dev: CutSet
+        self,
+        recipe: RunRecipe,
+        vocabulary: Vocabulary | None,
+        train: CutSet,
+        dev: CutSet,
+        kept_passes: int = 0,
     ) -> None:
         super().__init__()
         self.recipe, self.vocabulary, self.train, self.dev = recipe, vocabulary, train, dev
+        self.kept_passes = kept_passes
+
+    @property
+    def _kept_folder(self) -> Path:
+        return Path(self.recipe.output) / "frames"
+
+    def prepare_data(self) -> None:
+        """Called in one process of each node, before the others go on."""
+        if not self.kept_passes:
+            return
+        assert self.trainer is not None
+        student = self.trainer.lightning_module.student
+        assert isinstance(student, Student)
+        recipe = self.recipe
+        plain = recipe.plain()
+        keep_frames(
+            student,
+            self._batches(),
+            self.kept_passes,
+            self._kept_folder,
+            {name: plain[name] for name in ("train", "train_weights", "augmentation", "seed")}
+            | {"longest_seconds": recipe.longest_seconds, "batch_seconds": recipe.batch_seconds},
+            self.trainer.strategy.root_device,
+            half=recipe.hardware.precision.startswith("bf16"),
+        )
 
     def train_dataloader(self) -> TrainingBatches:
         assert self.trainer is not None
+        kept = KeptFrames(self._kept_folder) if self.kept_passes else None
+        return self._batches(self.trainer.world_size, self.trainer.global_rank, kept)
+
+    def _batches(
+        self, world_size: int = 1, rank: int = 0, kept: KeptFrames | None = None
+    ) -> TrainingBatches:
         return training_batches(
             self.train,
             self.vocabulary,
@@ -147,9 +188,10 @@ class Corpora(L.LightningDataModule):
             workers=self.recipe.hardware.workers,
             seed=self.recipe.seed,
             augmentation=self.recipe.augmentation,
-            world_size=self.trainer.world_size,
-            rank=self.trainer.global_rank,
+            world_size=world_size,
+            rank=rank,
             longest_seconds=self.recipe.longest_seconds,
+            kept=kept,
         )
 
     def val_dataloader(self) -> EvaluationBatches:

@@ -1,0 +1,170 @@
+"""Frames of a frozen extractor that are kept: the run is the one without, or says why not."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rdsdk.data.alignment import PADDING
+from rdsdk.data.batches import training_batches
+from rdsdk.data.kept_frames import KeptFrames
+from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError, DataError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import preset
+from rdsdk.models.student import Student
+from rdsdk.training.cli import main
+from rdsdk.training.frame_keeping import fingerprint, keep_frames
+
+FROZEN = ("--optimisation.freeze_extractor", "true", "--optimisation.learning_rate", "2e-3")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "last" / checkpoint.WEIGHTS)
+
+
+def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.fixture
+def begun(recipe: Path, tmp_path: Path) -> list[str]:
+    """A run from a checkpoint, so that every run has the same extractor."""
+    torch.manual_seed(3)
+    student = Student(preset("tiny"), symbols=29)
+    folder = checkpoint.save(
+        tmp_path / "begun", checkpoint.Checkpoint(student, Vocabulary.characters())
+    )
+    lines = recipe.read_text()
+    assert "preset: tiny" in lines
+    recipe.write_text(lines.replace("preset: tiny", f"checkpoint: {folder}"))
+    return ["--config", str(recipe), *FROZEN]
+
+
+@pytest.mark.parametrize("aligned", ["0", "8"])
+def test_a_run_with_kept_frames_is_the_run_without(
+    begun: list[str], tmp_path: Path, aligned: str
+) -> None:
+    common = [*begun, "--regularisation.aligned_start_steps", aligned]
+    common += ["augmentation.speed_probability=0.5", "augmentation.gain_probability=0.5"]
+    runs = {}
+    for name, options in {
+        "without": [],
+        "kept": ["kept_passes=2"],
+        "other sound": ["kept_passes=2", "augmentation.gain_probability=0.9", "seed=1"],
+    }.items():
+        runs[name] = tmp_path / name.replace(" ", "-")
+        assert main([*common, *options, f"output={runs[name]}"]) == 0
+    assert furthest(weights(runs["without"]), weights(runs["kept"])) < 1e-4
+    # Negative control.
+    assert furthest(weights(runs["without"]), weights(runs["other sound"])) > 1e-3
+    assert {path.name for path in (runs["kept"] / "frames").iterdir()} == {
+        "kept.json",
+        "pass-0.safetensors",
+        "pass-1.safetensors",
+    }
+
+
+def batches_of(corpus: tuple[Path, Path], kept: KeptFrames | None = None, workers: int = 0):
+    cuts = read_cuts(corpus[0])
+    return training_batches(cuts, Vocabulary.characters(), 8.0, workers, seed=5, kept=kept)
+
+
+def test_kept_batches_are_the_batches_and_what_the_extractor_makes_of_them(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    student = Student(preset("tiny")).eval()
+    cpu = torch.device("cpu")
+    keep_frames(student, batches_of(corpus), 2, tmp_path / "kept", {}, cpu, half=False)
+    kept = pickle.loads(pickle.dumps(KeptFrames(tmp_path / "kept")))
+    sounding, silent = batches_of(corpus), batches_of(corpus, kept, workers=1)
+    for epoch in range(3):
+        for loader in (sounding, silent):
+            loader.set_epoch(epoch)
+        for heard, read in zip(sounding, silent, strict=True):
+            assert (read.ids, read.texts) == (heard.ids, heard.texts)
+            assert torch.equal(read.tokens, heard.tokens)
+            assert torch.equal(read.sample_counts, heard.sample_counts)
+            assert torch.equal(read.frame_targets, heard.frame_targets)
+            assert read.waveforms.shape == (len(heard), 0)
+            with torch.no_grad():
+                frames = student.extractor(heard.waveforms)
+            for row, count in enumerate(heard.frame_counts.tolist()):
+                assert torch.allclose(read.frames[row, :count], frames[row, :count], atol=1e-5)
+                assert not read.frames[row, count:].any()
+                assert (read.frame_targets[row, count:] == PADDING).all()
+
+
+def test_frames_are_kept_once_and_anew_for_another_extractor(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, file = tmp_path / "kept", tmp_path / "kept" / "pass-0.safetensors"
+    cpu = torch.device("cpu")
+
+    def made(seed: int, how: dict[str, object], passes: int = 1) -> int:
+        torch.manual_seed(seed)
+        student = Student(preset("tiny"))
+        keep_frames(student, batches_of(corpus), passes, folder, how, cpu, half=True)
+        assert json.loads((folder / "kept.json").read_text())["extractor"] == fingerprint(student)
+        return file.stat().st_mtime_ns
+
+    first = made(0, {"seed": 5})
+    assert load_file(file).popitem()[1].dtype in (torch.bfloat16, torch.int64, torch.int16)
+    assert made(0, {"seed": 5}) == first
+    second = made(1, {"seed": 5})
+    assert second > first
+    assert made(1, {"seed": 6}) > second
+    # A run that was interrupted while keeping has no description, and starts over.
+    (folder / "kept.json").unlink()
+    with pytest.raises(DataError, match="no kept frames, or not all"):
+        KeptFrames(folder)
+
+
+def test_data_that_changed_since_is_told(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    cpu, folder = torch.device("cpu"), tmp_path / "kept"
+    keep_frames(Student(preset("tiny")), batches_of(corpus), 1, folder, {}, cpu, half=True)
+    with pytest.raises(DataError, match="not among the kept frames"):
+        KeptFrames(folder).utterance(0, "somebody else")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["kept_passes=-1"],
+        ["kept_passes=1", "optimisation.freeze_extractor=false"],
+        ["kept_passes=1", "regularisation.mel_start_steps=2"],
+        ["kept_passes=1", "regularisation.flat_start_steps=2"],
+    ],
+)
+def test_what_needs_the_sound_is_refused(begun: list[str], options: list[str]) -> None:
+    with pytest.raises(ConfigError, match="kept_passes"):
+        main([*begun, *options])
+
+
+def test_a_teacher_hears_kept_frames_only_with_the_same_extractor(
+    begun: list[str], tmp_path: Path
+) -> None:
+    source = checkpoint.load(tmp_path / "begun")
+    torch.manual_seed(9)
+    other = Student(preset("tiny"), symbols=29)
+    alike = Student(preset("tiny"), symbols=29)
+    alike.extractor.load_state_dict(source.student.extractor.state_dict())
+    for name, teacher in (("other", other), ("alike", alike)):
+        checkpoint.save(tmp_path / name, checkpoint.Checkpoint(teacher, Vocabulary.characters()))
+    command = [*begun, "kept_passes=1"]
+    with pytest.raises(ConfigError, match="has another extractor"):
+        main([*command, f"imitation.teacher={tmp_path / 'other'}"])
+    runs = {}
+    for name, options in {"heard": [], "kept": ["kept_passes=2"]}.items():
+        runs[name] = tmp_path / f"run-{name}"
+        teacher_is = f"imitation.teacher={tmp_path / 'alike'}"
+        assert main([*begun, *options, teacher_is, f"output={runs[name]}"]) == 0
+    assert furthest(weights(runs["heard"]), weights(runs["kept"])) < 1e-4
