@@ -43,6 +43,12 @@ def add_search_arguments(group: Group) -> None:
         help="search with so many hypotheses (--beam alone: %(const)s)",
     )
     group.add_argument(
+        "--symbols-per-frame",
+        type=int,
+        metavar="N",
+        help="of each frame try only the likeliest so many, which makes room for a larger beam",
+    )
+    group.add_argument(
         "--lm",
         type=Path,
         metavar="FILE",
@@ -96,7 +102,7 @@ def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> Be
         ConfigError: a value is out of range, or weighs a language model that is not there.
     """
     weights = ("lm_weight", "word_score")
-    values = {name: getattr(arguments, name) for name in ("lm", "lexicon", *weights)}
+    values = {name: getattr(arguments, name) for name in ("lm", "lexicon", "symbols_per_frame", *weights)}
     values["beam_size"] = arguments.beam
     given = {name: value for name, value in values.items() if value is not None}
     if not given:

@@ -45,6 +45,8 @@ def test_without_options_text_is_read_greedily():
 def test_options_are_settings(tmp_path):
     assert parsed("--beam") == (BeamSettings(), ())
     assert parsed("--beam=7") == (BeamSettings(beam_size=7), ())
+    narrow = BeamSettings(beam_size=600, symbols_per_frame=8)
+    assert parsed("--beam=600", "--symbols-per-frame", "8") == (narrow, ())
     assert parsed("--hotwords", "Rdsdk, New York") == (BeamSettings(), ("Rdsdk", "New York"))
     lm = tmp_path / "lm"
     wanted = BeamSettings(lm, lm_weight=0.3, word_score=1.0)
