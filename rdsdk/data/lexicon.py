@@ -3,8 +3,9 @@ rdsdk.data.lexicon english.lm -o english.dict``.
 
 The words are those of the language model, their phones those of PocketSphinx's dictionary (CMUdict
 without stress), which also aligned what models of phones are trained on (``rdsdk.data.phones``).
-A word that the dictionary does not know cannot be recognised; their number is printed, and
-``--add FILE`` says how some of them are pronounced.
+A word that the dictionary does not know cannot be recognised; their number is printed.
+``--add FILE`` says how some of them are pronounced, ``--sound-out`` guesses the rest by
+espeak-ng's rules (``rdsdk.data.letter_to_sound``).
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdsdk.data.letter_to_sound import sounded
 from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.decoding.language_model import words_of
 from rdsdk.decoding.pronunciation import read_dictionary
 from rdsdk.errors import RdsdkError
 
 
-def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[int, int]:
+def write_lexicon(
+    lm: Path, output: Path, more: Sequence[Path] = (), sound_out: bool = False
+) -> tuple[int, int]:
     """Write the pronunciations of a language model's words.
 
     Args:
         lm: KenLM's binary or ARPA.
         output: of lines ``WORD PH PH ...``, a line for each way to say a word.
         more: pronouncing lexicons that come before the dictionary.
+        sound_out: guess how words are pronounced that are in none.
 
     Returns:
         The language model's words with a pronunciation, and all of them.
 
     Raises:
-        ConfigError: PocketSphinx is not installed, or a lexicon is missing.
+        ConfigError: PocketSphinx or espeak-ng is not installed, or a lexicon is missing.
         DataError: a lexicon is damaged.
         ModelError: the language model cannot be read.
     """
@@ -43,6 +48,9 @@ def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[in
             read.setdefault(word.upper(), []).extend(said)
         ways = {**read, **ways}
     words = words_of(lm)
+    if sound_out:
+        rest = [word for word in words if word.upper() not in ways and _is_a_word(word)]
+        ways |= {word.upper(): [said] for word, said in sounded(rest).items()}
     known = [word for word in words if word.upper() in ways]
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", encoding="utf-8") as file:
@@ -53,6 +61,11 @@ def write_lexicon(lm: Path, output: Path, more: Sequence[Path] = ()) -> tuple[in
     return len(known), len(words)
 
 
+def _is_a_word(text: str) -> bool:
+    """Not a symbol of the language model, as ``<unk>``."""
+    return text.replace("'", "").isalpha()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a lexicon and say how much of the model it knows; 2 when something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m rdsdk.data.lexicon", description=__doc__)
@@ -61,9 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--add", type=Path, nargs="+", default=[], metavar="FILE", help="more pronunciations"
     )
+    parser.add_argument(
+        "--sound-out", action="store_true", help="guess what no dictionary has, by espeak-ng"
+    )
     arguments = parser.parse_args(argv)
     try:
-        known, total = write_lexicon(arguments.lm, arguments.output, arguments.add)
+        known, total = write_lexicon(
+            arguments.lm, arguments.output, arguments.add, arguments.sound_out
+        )
     except RdsdkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

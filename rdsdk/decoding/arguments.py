@@ -102,7 +102,9 @@ def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> Be
         ConfigError: a value is out of range, or weighs a language model that is not there.
     """
     weights = ("lm_weight", "word_score")
-    values = {name: getattr(arguments, name) for name in ("lm", "lexicon", "symbols_per_frame", *weights)}
+    values = {
+        name: getattr(arguments, name) for name in ("lm", "lexicon", "symbols_per_frame", *weights)
+    }
     values["beam_size"] = arguments.beam
     given = {name: value for name, value in values.items() if value is not None}
     if not given:

@@ -1,0 +1,106 @@
+"""Words sounded out by the real espeak-ng, beside the dictionary that others wrote."""
+
+import itertools
+import os
+import random
+import shutil
+
+import pytest
+from rapidfuzz.distance import Levenshtein
+
+from rdsdk.data import letter_to_sound
+from rdsdk.data.letter_to_sound import phones, sounded
+from rdsdk.data.lexicon import main
+from rdsdk.data.phones import PHONES
+from rdsdk.data.pronunciations import pocketsphinx_dictionary
+from rdsdk.decoding.pronunciation import read_dictionary
+from rdsdk.errors import ConfigError, DataError
+
+if shutil.which("espeak-ng") is None:
+    if os.environ.get("RDSDK_REQUIRE_ESPEAK"):
+        raise RuntimeError("espeak-ng is required here (apt-get install espeak-ng)")
+    pytest.skip("needs espeak-ng (apt-get install espeak-ng)", allow_module_level=True)
+
+
+def test_words_sound_as_they_should():
+    said = sounded(["Thursday", "BUTTER", "little", "catherine", "d'artagnan", "marry"])
+    assert said["Thursday"] == ("TH", "ER", "Z", "D", "EY")
+    assert said["BUTTER"] == ("B", "AH", "T", "ER")
+    assert said["little"] == ("L", "IH", "T", "AH", "L")
+    assert said["d'artagnan"][:4] == ("D", "AA", "R", "T")
+    assert said["marry"] == ("M", "EH", "R", "IY")
+    pairs = [pair for way in said.values() for pair in itertools.pairwise(way)]
+    assert ("R", "R") not in pairs
+    assert sounded([]) == {}
+
+
+def test_the_dictionary_agrees_with_most_of_it():
+    dictionary = read_dictionary(pocketsphinx_dictionary())
+    words = random.Random(1).sample([word for word in dictionary if word.isalpha()], 1500)
+    said = sounded(words)
+    assert len(said) > 0.99 * len(words)
+    assert {phone for way in said.values() for phone in way} <= set(PHONES)
+    wrong = sum(min(Levenshtein.distance(said[w], way) for way in dictionary[w]) for w in said)
+    total = sum(len(dictionary[w][0]) for w in said)
+    assert wrong < 0.15 * total
+    # Negative control: the phones of another word do not pass.
+    others = list(said.values())[1:] + list(said.values())[:1]
+    crossed = sum(
+        Levenshtein.distance(other, dictionary[w][0]) for w, other in zip(said, others, strict=True)
+    )
+    assert crossed > 0.6 * total
+
+
+def test_a_phone_without_a_counterpart_is_no_guess():
+    assert phones("h ə l ˈoʊ") == ("HH", "AH", "L", "OW")
+    assert phones("h ɮ l") is None
+    assert phones("") is None
+
+
+ARPA = """\\data\\
+ngram 1=6
+ngram 2=1
+
+\\1-grams:
+-2.0\t<unk>
+-99\t<s>\t0
+-0.9\t</s>
+-0.5\tTOMATO\t0
+-0.5\tZORBLAXED\t0
+-0.5\tX2\t0
+
+\\2-grams:
+-0.1\tTOMATO ZORBLAXED
+
+\\end\\
+"""
+
+
+def test_a_lexicon_guesses_only_where_it_is_told_to(tmp_path, capsys):
+    lm, output = tmp_path / "tiny.arpa", tmp_path / "tiny.dict"
+    lm.write_text(ARPA)
+    assert main([str(lm), "-o", str(output)]) == 0
+    assert "1 of " in capsys.readouterr().out
+    known = read_dictionary(output)
+    assert list(known) == ["TOMATO"]
+    assert len(known["TOMATO"]) == 2
+    assert main([str(lm), "-o", str(output), "--sound-out"]) == 0
+    guessed = read_dictionary(output)
+    assert list(guessed) == ["TOMATO", "ZORBLAXED"]
+    assert guessed["TOMATO"] == known["TOMATO"]
+    assert guessed["ZORBLAXED"] == [("Z", "AO", "R", "B", "L", "AE", "K", "S", "T")]
+
+
+def test_what_goes_wrong_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(letter_to_sound, "PROGRAM", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="apt-get install"):
+        sounded(["word"])
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/sh\necho no voice >&2\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(letter_to_sound, "PROGRAM", str(failing))
+    with pytest.raises(DataError, match="no voice"):
+        sounded(["word"])
+    failing.write_text("#!/bin/sh\necho one line\n")
+    with pytest.raises(DataError, match="1 lines for 2 words"):
+        sounded(["two", "words"])
