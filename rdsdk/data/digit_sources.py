@@ -18,6 +18,7 @@ from rdsdk.data.synthetic_voices import Voice, draw_voice, require_programs, spe
 from rdsdk.data.word_clips import (
     DIGITS,
     HOMOPHONES,
+    Pronounced,
     Words,
     WordSpan,
     cut,
@@ -190,10 +191,15 @@ def read_noises(folder: Path, test_fold: str) -> tuple[list[tuple[str, np.ndarra
 
 
 def align(
-    rows: Sequence[dict[str, Any]], cache: Path, workers: int, tick: Callable[[int, int], None]
+    rows: Sequence[dict[str, Any]],
+    cache: Path,
+    workers: int,
+    tick: Callable[[int, int], None],
+    more: Pronounced | None = None,
 ) -> dict[str, Words]:
     """The words of the rows that align, by utterance id; kept in ``cache`` and taken from there for
-    rows already in it. ``tick(done, total)`` reports progress."""
+    rows already in it. ``tick(done, total)`` reports progress; ``more`` are the phones of words
+    that the aligner does not know, and rows with them are tried again."""
     known: dict[str, Words | None] = {}
     if cache.is_file():
         for line in cache.read_text(encoding="utf-8").splitlines():
@@ -201,9 +207,15 @@ def align(
             name = entry["utterance"]
             spans = tuple(WordSpan(name, *values) for values in entry["spans"])
             known[name] = Words(name, spans, tuple(entry["trusted"])) if spans else None
-    todo = [row for row in rows if str(row["id"]) not in known]
+    new = {word.upper() for word in more or {}}
+    todo = [
+        row
+        for row in rows
+        if str(row["id"]) not in known
+        or (known[str(row["id"])] is None and new & set(str(row["text"]).upper().split()))
+    ]
     with cache.open("a", encoding="utf-8") as out:
-        found_all = find_words(todo, Path(), workers)
+        found_all = find_words(todo, Path(), workers, more)
         for done, (row, found) in enumerate(zip(todo, found_all, strict=True), 1):
             known[str(row["id"])] = found
             spans = () if found is None else found.spans

@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rdsdk.data.digit_sources import align, read_rows
+from rdsdk.data.letter_to_sound import sounded
+from rdsdk.data.pronunciations import read_pronunciations
 from rdsdk.data.word_clips import SAMPLE_RATE, Words, pronunciations, read_mono
 from rdsdk.errors import DataError, RdsdkError
 
@@ -52,26 +54,44 @@ def phones_of(words: Words, spelt: Mapping[str, Sequence[str]]) -> list[tuple[st
     return alignment
 
 
-def make_corpus(manifest: Path, out: Path, name: str, workers: int, progress: Progress) -> int:
+def unknown_words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The words of manifest rows that PocketSphinx's dictionary does not have, in capitals."""
+    known = read_pronunciations().phones
+    words = dict.fromkeys(word for row in rows for word in str(row["text"]).upper().split())
+    return [word for word in words if word not in known]
+
+
+def make_corpus(
+    manifest: Path,
+    out: Path,
+    name: str,
+    workers: int,
+    progress: Progress,
+    sound_out: bool = False,
+) -> int:
     """Write ``out/NAME.jsonl`` with FLAC copies of every recording that aligns; their number.
 
-    Words already in ``out/word_spans.jsonl`` are not aligned again.
+    Words already in ``out/word_spans.jsonl`` are not aligned again. With ``sound_out`` those that
+    the dictionary does not have are pronounced by rule (``rdsdk.data.letter_to_sound``); without,
+    recordings with them are left out.
 
     Raises:
         DataError: the manifest is missing, or none of its recordings aligns.
-        ConfigError: PocketSphinx is not installed.
+        ConfigError: PocketSphinx, or espeak-ng, is not installed.
     """
     folder = out / "audio" / name
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for row in read_rows(manifest) if str(row["text"]).strip()]
     task = progress.add_task(f"align {name}", total=len(rows))
+    more = sounded(unknown_words(rows)) if sound_out else {}
     words = align(
         rows,
         out / "word_spans.jsonl",
         workers,
         lambda done, total: progress.update(task, completed=done, total=total),
+        more,
     )
-    spelt = pronunciations({span.word for found in words.values() for span in found.spans})
+    spelt = pronunciations({span.word for found in words.values() for span in found.spans}, more)
     task = progress.add_task(f"write {name}", total=len(words))
     with (out / f"{name}.jsonl").open("w", encoding="utf-8") as made:
         for row in rows:
@@ -109,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dev", type=Path, required=True, help="the same, of other speakers")
     add("--out", type=Path, required=True, help="folder to write audio and manifests to")
     add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
+    add("--sound-out", action="store_true", help="guess words in no dictionary, by espeak-ng")
     return made
 
 
@@ -120,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress(console=console) as progress:
             for name in ("dev", "train"):
                 manifest = getattr(options, name)
-                count = make_corpus(manifest, options.out, name, options.workers, progress)
+                count = make_corpus(
+                    manifest, options.out, name, options.workers, progress, options.sound_out
+                )
                 console.print(f"{name}: {count} recordings")
     except RdsdkError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)

@@ -66,6 +66,10 @@ def read_mono(path: Path) -> np.ndarray:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
+Pronounced = Mapping[str, Sequence[str]]
+"""The phones of words."""
+
+
 @dataclass(frozen=True)
 class Words:
     """The words of one utterance, and the numbers (in order) of the digit words to be trusted."""
@@ -78,11 +82,14 @@ class Words:
 class Aligner:
     """Finds the words of a known transcript. One for each process: it is not thread-safe.
 
+    Args:
+        more: the phones of words that PocketSphinx's dictionary does not have.
+
     Raises:
         ConfigError: PocketSphinx is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, more: Pronounced | None = None) -> None:
         try:
             from pocketsphinx import Decoder
         except ImportError as error:
@@ -91,6 +98,9 @@ class Aligner:
                 "run `pip install pocketsphinx`"
             ) from error
         self._decoder: Any = Decoder(lm=None, loglevel="FATAL", samprate=float(SAMPLE_RATE))
+        for word, phones in (more or {}).items():
+            if self._decoder.lookup_word(word.lower()) is None:
+                self._decoder.add_word(word.lower(), " ".join(phones), True)
         words = " | ".join([*(digit.lower() for digit in DIGITS), *RIVALS])
         self._one_word = f"#JSGF V1.0; grammar one; public <word> = {words};"
 
@@ -162,22 +172,26 @@ def trusted_digits(
     )
 
 
-def pronunciations(words: Iterable[str]) -> dict[str, list[str]]:
-    """The phones of each word.
+def pronunciations(words: Iterable[str], more: Pronounced | None = None) -> dict[str, list[str]]:
+    """The phones of each word, by the dictionary or by ``more``.
 
     Raises:
         ConfigError: PocketSphinx is not installed.
     """
-    aligner = Aligner()
+    aligner = Aligner(more)
     return {word: aligner.spelt(word) for word in words}
 
 
 _aligner: Aligner | None = None  # one a process: it takes half a second and 60 MB to load
 
 
-def _words_of(task: tuple[str, Path, str]) -> Words | None:
+def _prepare(more: Pronounced | None) -> None:
     global _aligner
-    _aligner = _aligner or Aligner()
+    _aligner = Aligner(more)
+
+
+def _words_of(task: tuple[str, Path, str]) -> Words | None:
+    assert _aligner is not None
     utterance, path, text = task
     waveform = read_mono(path)
     spans = _aligner.align(utterance, waveform, text)
@@ -187,9 +201,15 @@ def _words_of(task: tuple[str, Path, str]) -> Words | None:
 
 
 def find_words(
-    rows: Iterable[Mapping[str, Any]], folder: Path, workers: int
+    rows: Iterable[Mapping[str, Any]],
+    folder: Path,
+    workers: int,
+    more: Pronounced | None = None,
 ) -> Iterator[Words | None]:
     """The words of each manifest row, in order; None where the transcript does not align.
+
+    Args:
+        more: the phones of words that PocketSphinx's dictionary does not have.
 
     Raises:
         ConfigError: PocketSphinx is not installed.
@@ -197,9 +217,10 @@ def find_words(
     """
     tasks = [(str(row["id"]), folder / str(row["audio"]), str(row["text"])) for row in rows]
     if workers <= 1 or len(tasks) < 2:
+        _prepare(more)
         yield from map(_words_of, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _prepare, (more,)) as pool:
         yield from pool.imap(_words_of, tasks, chunksize=16)
 
 

@@ -24,6 +24,7 @@ from rich.progress import Progress
 
 from rdsdk.data.alignment import FRAME_CENTRE_SECONDS, HOP_SECONDS
 from rdsdk.data.batches import evaluation_batches
+from rdsdk.data.letter_to_sound import sounded
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
@@ -217,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
     add("manifests", type=Path, nargs="+", help="of a corpus that python -m rdsdk.data.phones made")
     add("--spans", type=Path, help="its words (default: word_spans.jsonl beside the manifest)")
     add("--dictionary", type=Path, help="pronunciations (default: PocketSphinx's dictionary)")
+    add("--sound-out", action="store_true", help="guess words that it lacks, by espeak-ng")
     add("--suffix", default="realigned", help="of the new manifests' names (default: %(default)s)")
     return made
 
@@ -234,6 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress(console=console) as progress:
             for manifest in options.manifests:
                 spans = options.spans or manifest.parent / "word_spans.jsonl"
+                if options.sound_out:
+                    said = {word for words in _words(spans).values() for word, _, _ in words}
+                    guessed = sounded(sorted(word for word in said if word.upper() not in ways))
+                    ways |= in_symbols({w: [p] for w, p in guessed.items()}, source.vocabulary)
                 out = manifest.with_name(f"{manifest.stem}-{options.suffix}.jsonl")
                 changed = realign(source, manifest, spans, out, ways, progress)
                 console.print(

@@ -1,20 +1,31 @@
 """Words sounded out by the real espeak-ng, beside the dictionary that others wrote."""
 
 import itertools
+import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from rapidfuzz.distance import Levenshtein
 
 from rdsdk.data import letter_to_sound
 from rdsdk.data.letter_to_sound import phones, sounded
 from rdsdk.data.lexicon import main
 from rdsdk.data.phones import PHONES
+from rdsdk.data.phones import main as make_phones
 from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.decoding.pronunciation import read_dictionary
+from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError
+from rdsdk.models import checkpoint
+from rdsdk.models.config import preset
+from rdsdk.models.student import Student
+from rdsdk.training.realignment import main as realign_phones
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech" / "manifest.jsonl"
 
 if shutil.which("espeak-ng") is None:
     if os.environ.get("RDSDK_REQUIRE_ESPEAK"):
@@ -104,3 +115,29 @@ def test_what_goes_wrong_is_told(monkeypatch, tmp_path):
     failing.write_text("#!/bin/sh\necho one line\n")
     with pytest.raises(DataError, match="1 lines for 2 words"):
         sounded(["two", "words"])
+
+
+def test_recordings_with_unknown_words_are_aligned_when_these_are_sounded_out(tmp_path, capsys):
+    rows = [json.loads(line) for line in SPEECH.read_text().splitlines()]
+    row = next(row for row in rows if len(row["text"].split()) > 3)
+    first, _, rest = row["text"].partition(" ")
+    row = row | {"audio": str(SPEECH.parent / row["audio"])}
+    # Spelt as nobody spells it, but to be sounded out alike.
+    strange = [row | {"text": f"{first}ZQX {rest}"}, row | {"id": "plain"}]
+    manifest = tmp_path / "strange.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in strange))
+    command = ["--train", str(manifest), "--dev", str(manifest), "--out", str(tmp_path / "phones")]
+    counts = []
+    for options in ([], ["--sound-out"]):
+        assert make_phones([*command, "--workers", "1", *options]) == 0
+        made = (tmp_path / "phones" / "train.jsonl").read_text().splitlines()
+        counts.append(len(made))
+    assert counts == [1, 2]
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.words(PHONES)
+    student = Student(preset("tiny"), symbols=len(vocabulary)).eval()
+    folder = checkpoint.save(tmp_path / "model", checkpoint.Checkpoint(student, vocabulary, {}))
+    realign = [str(folder), str(tmp_path / "phones" / "train.jsonl")]
+    assert realign_phones(realign) == 2
+    assert "has no pronunciation" in " ".join(capsys.readouterr().err.split())
+    assert realign_phones([*realign, "--sound-out"]) == 0
