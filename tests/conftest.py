@@ -70,6 +70,21 @@ def searching_pte(artefacts: Path) -> Path:
     return lowered(artefacts, "searching", search=search)
 
 
+@pytest.fixture(scope="session")
+def write_arpa() -> Callable[..., Path]:
+    """``write(path, *words)``: a language model of them, the second likely after the first."""
+
+    def write(path: Path, *words: str) -> Path:
+        lines = ["\\data\\", f"ngram 1={len(words) + 3}", "ngram 2=1", "", "\\1-grams:"]
+        lines += ["-2.0\t<unk>", "-99\t<s>\t0", "-0.9\t</s>"]
+        lines += [f"-0.5\t{word}\t0" for word in words]
+        lines += ["", "\\2-grams:", f"-0.1\t{words[0]} {words[1]}", "", "\\end\\"]
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return path
+
+    return write
+
+
 @pytest.fixture
 def altered(streaming_pte: Path, tmp_path: Path) -> Callable[[str, str], Path]:
     """The streaming artefact with a part of its card replaced by another of the same length."""

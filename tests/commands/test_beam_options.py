@@ -14,23 +14,6 @@ from rdsdk.decoding.arguments import add_decoding_arguments, decoding
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ConfigError
 
-ARPA = """\\data\\
-ngram 1=5
-ngram 2=1
-
-\\1-grams:
--2.0\t<unk>
--99\t<s>\t0
--0.9\t</s>
--0.5\tABC\t0
--0.5\tDE\t0
-
-\\2-grams:
--0.1\tABC DE
-
-\\end\\
-"""
-
 
 def parsed(*options: str, own: BeamSettings | None = None):
     parser = argparse.ArgumentParser()
@@ -94,10 +77,9 @@ def recording(tmp_path):
 
 
 def test_a_recording_is_transcribed_with_a_language_model(
-    streaming_pte, recording, tmp_path, capfd
+    streaming_pte, recording, tmp_path, write_arpa, capfd
 ):
-    lm = tmp_path / "tiny.arpa"
-    lm.write_text(ARPA)
+    lm = write_arpa(tmp_path / "tiny.arpa", "ABC", "DE")
     command = ["transcribe", str(recording), "--model", str(streaming_pte)]
     texts = []
     for options in ([], ["--beam"], ["--lm", str(lm), "--lm-weight", "0.1"], ["--hotwords", "CB"]):

@@ -68,28 +68,9 @@ def test_a_phone_without_a_counterpart_is_no_guess():
     assert phones("") is None
 
 
-ARPA = """\\data\\
-ngram 1=6
-ngram 2=1
-
-\\1-grams:
--2.0\t<unk>
--99\t<s>\t0
--0.9\t</s>
--0.5\tTOMATO\t0
--0.5\tZORBLAXED\t0
--0.5\tX2\t0
-
-\\2-grams:
--0.1\tTOMATO ZORBLAXED
-
-\\end\\
-"""
-
-
-def test_a_lexicon_guesses_only_where_it_is_told_to(tmp_path, capsys):
-    lm, output = tmp_path / "tiny.arpa", tmp_path / "tiny.dict"
-    lm.write_text(ARPA)
+def test_a_lexicon_guesses_only_where_it_is_told_to(tmp_path, write_arpa, capsys):
+    lm = write_arpa(tmp_path / "tiny.arpa", "TOMATO", "ZORBLAXED", "X2")
+    output = tmp_path / "tiny.dict"
     assert main([str(lm), "-o", str(output)]) == 0
     assert "1 of " in capsys.readouterr().out
     known = read_dictionary(output)

@@ -27,22 +27,6 @@ from rdsdk.models.config import preset
 from rdsdk.models.student import Student
 
 SPEECH = sorted((Path(__file__).parents[1] / "assets" / "speech").glob("*.flac"))
-ARPA = """\\data\\
-ngram 1=5
-ngram 2=1
-
-\\1-grams:
--2.0\t<unk>
--99\t<s>\t0
--0.9\t</s>
--0.5\tI\t0
--0.5\tA\t0
-
-\\2-grams:
--0.1\tI A
-
-\\end\\
-"""
 
 
 @pytest.fixture
@@ -104,10 +88,10 @@ def test_the_share_becomes_a_part_of_the_model(model, clips):
     assert rebiased(model, prior, 0.5).provenance["prior_share"] == 0.5
 
 
-def test_the_command_tells_and_writes(model, clips, tmp_path, capsys):
+def test_the_command_tells_and_writes(model, clips, tmp_path, write_arpa, capsys):
     folder = checkpoint.save(tmp_path / "model", model)
-    (tmp_path / "lm.arpa").write_text(ARPA)
-    command = [str(folder), str(clips), "--lm", str(tmp_path / "lm.arpa"), "--beam=5"]
+    lm = write_arpa(tmp_path / "lm.arpa", "I", "A")
+    command = [str(folder), str(clips), "--lm", str(lm), "--beam=5"]
     assert main([*command, "--every", "2", "-o", str(tmp_path / "tuned")]) == 0
     said = capsys.readouterr().out
     assert "--lm-weight " in said
@@ -117,12 +101,11 @@ def test_the_command_tells_and_writes(model, clips, tmp_path, capsys):
     assert tuned.vocabulary == model.vocabulary
 
 
-def test_what_cannot_be_tuned_is_told(model, clips, tmp_path, capsys):
+def test_what_cannot_be_tuned_is_told(model, clips, tmp_path, write_arpa, capsys):
     folder = checkpoint.save(tmp_path / "model", model)
     assert main([str(folder), str(clips)]) == 2
     assert "give one with --lm" in capsys.readouterr().err
-    (tmp_path / "lm.arpa").write_text(ARPA)
-    lm = ["--lm", str(tmp_path / "lm.arpa")]
+    lm = ["--lm", str(write_arpa(tmp_path / "lm.arpa", "I", "A"))]
     assert main([str(folder), str(clips), *lm, "--every", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
     assert main([str(folder), str(tmp_path / "none.jsonl"), *lm]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,30 +23,13 @@ from tests.mobile_export.test_export_cli import lowered
 __all__ = ["lowered"]
 
 SPEECH = sorted((Path(__file__).parents[1] / "assets" / "speech").glob("*.flac"))[0]
-ARPA = """\\data\\
-ngram 1=5
-ngram 2=1
-
-\\1-grams:
--2.0\t<unk>
--99\t<s>\t0
--0.9\t</s>
--0.5\tI\t0
--0.5\tA\t0
-
-\\2-grams:
--0.1\tI A
-
-\\end\\
-"""
 
 
 @pytest.fixture
-def lm(tmp_path: Path) -> Path:
+def lm(tmp_path: Path, write_arpa: Callable[..., Path]) -> Path:
     path = tmp_path / "elsewhere" / "two-words.arpa"
     path.parent.mkdir()
-    path.write_text(ARPA)
-    return path
+    return write_arpa(path, "I", "A")
 
 
 @pytest.fixture
@@ -77,7 +61,7 @@ def test_the_card_says_how_and_the_files_lie_beside(
     }
     recognizer = rdsdk.load(output)
     copied = output.parent / lm.name
-    assert copied.read_text() == ARPA
+    assert copied.read_text() == lm.read_text()
     assert recognizer.search == BeamSettings(lm=copied, lm_weight=0.2, beam_size=9)
     found = " ".join(segment.text for segment in recognizer.transcribe(SPEECH))
     assert found

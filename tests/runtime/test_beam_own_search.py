@@ -11,30 +11,14 @@ import tiny_program
 import rdsdk
 from rdsdk import cli
 
-ARPA = """\\data\\
-ngram 1=5
-ngram 2=1
-
-\\1-grams:
--2.0\t<unk>
--99\t<s>\t0
--0.9\t</s>
--0.5\tABC\t0
--0.5\tDE\t0
-
-\\2-grams:
--0.1\tABC DE
-
-\\end\\
-"""
 # D alone is no word of the language model.
 SPEECH = (tiny_program.tones("ABC D" + 12 * "_"), tiny_program.SAMPLE_RATE)
 
 
 @pytest.fixture
-def own_pte(searching_pte, tmp_path):
+def own_pte(searching_pte, tmp_path, write_arpa):
     path = shutil.copy(searching_pte, tmp_path / "own.pte")
-    (tmp_path / "tiny.arpa").write_text(ARPA)
+    write_arpa(tmp_path / "tiny.arpa", "ABC", "DE")
     return path
 
 
