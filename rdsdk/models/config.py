@@ -298,6 +298,15 @@ PRESETS: dict[str, EncoderConfig] = {
     "english": EncoderConfig(
         extractor_convs(64, 128, 384), 432, 816, 12, reuse_pattern("2by6")
     ).streaming(Context(chunk_frames=16, left_frames=128)),
+    # The same in the size of arm-mini, for two processor cores.
+    "english-mini": EncoderConfig(
+        extractor_convs(48, 96, 256),
+        width=144,
+        ffn=reinvest_ffn(144, 240, reuse_pattern("2by6")),
+        heads=4,
+        map_owner=reuse_pattern("2by6"),
+        position_kernel=64,
+    ).streaming(Context(chunk_frames=16, left_frames=128)),
     # Small ones of our own: xs recognises a closed vocabulary, tiny is for trying a pipeline out.
     "xs": EncoderConfig(
         extractor_convs(48, 96, 192),

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from rdsdk.data import phones
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.phones import PHONES
 from rdsdk.data.pronunciations import pocketsphinx_dictionary, pronounced, read_pronunciations
@@ -14,7 +16,7 @@ from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import preset
-from rdsdk.training import cli, distill
+from rdsdk.training import cli, distill, realignment
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.recipe import read_recipe
 
@@ -22,18 +24,18 @@ SPEECH = Path(__file__).parent.parent / "assets" / "speech" / "manifest.jsonl"
 
 
 def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
-    phones = read_recipe(["--config", "english-teacher-phones"])[0]
+    aligned = read_recipe(["--config", "english-teacher-phones"])[0]
     teacher = read_recipe(["--config", "english-teacher"])[0]
     distilled = read_command(["--config", "english-distil"]).recipe
     english = read_recipe(["--config", "english"])[0]
-    assert teacher.student.checkpoint == f"{phones.output}/last"
+    assert teacher.student.checkpoint == f"{aligned.output}/last"
     assert distilled.teacher == english.imitation.teacher == f"{teacher.output}/best"
     assert english.student.checkpoint == f"{distilled.output}/last"
-    assert phones.lexicon == teacher.lexicon == english.lexicon == list(PHONES)
-    assert phones.regularisation.aligned_start_steps >= phones.optimisation.steps
+    assert aligned.lexicon == teacher.lexicon == english.lexicon == list(PHONES)
+    assert aligned.regularisation.aligned_start_steps >= aligned.optimisation.steps
     # The student can take over its teacher's extractor, and is ARMHuBERT-S behind it.
-    assert phones.student.preset is not None
-    student, source = distilled.student.config(), preset(phones.student.preset)
+    assert aligned.student.preset is not None
+    student, source = distilled.student.config(), preset(aligned.student.preset)
     for name in ("convs", "extractor_norm", "first_norm_epsilon", "conv_bias"):
         assert getattr(student, name) == getattr(source, name)
     published = preset("armhubert-s")
@@ -42,10 +44,56 @@ def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
     assert replace(student, dropout=0.1) == preset("english")
 
 
+def test_the_small_chain_fits_each_other_too() -> None:
+    teacher = read_recipe(["--config", "teacher-mini"])[0]
+    distilled = read_command(["--config", "english-mini-distil"]).recipe
+    english = read_recipe(["--config", "english-mini"])[0]
+    assert distilled.teacher == f"{teacher.output}/best"
+    assert english.student.checkpoint == f"{distilled.output}/last"
+    assert english.lexicon == teacher.lexicon == list(PHONES)
+    assert english.regularisation.aligned_start_steps == english.optimisation.steps
+    assert english.kept_passes
+    assert english.optimisation.freeze_extractor
+    student = distilled.student.config()
+    assert student.convs == preset("teacher-mini").convs
+    assert replace(student, dropout=0.1) == preset("english-mini")
+
+
+def test_the_small_chain_runs(tmp_path: Path) -> None:
+    corpus = tmp_path / "phones"
+    sources = ["--train", str(SPEECH), "--dev", str(SPEECH), "--out", str(corpus)]
+    assert phones.main([*sources, "--workers", "1"]) == 0
+    manifests = {
+        name: [f"train=[{corpus / f'train{name}.jsonl'}]", f"dev=[{corpus / f'dev{name}.jsonl'}]"]
+        for name in ("", "-realigned")
+    }
+    few = ["batch_seconds=8", "optimisation.steps=2", "validate_every_steps=2"]
+    few += ["hardware.precision=32-true", "hardware.workers=0"]
+    warm = ["optimisation.warmup_steps=1"]
+    teacher, distilled, english = (tmp_path / name for name in ("teacher", "distilled", "english"))
+    learn = ["--config", "teacher-mini", *few, *warm, *manifests[""], f"output={teacher}"]
+    learn += ["student.preset=tiny", "regularisation.mel_start_steps=1"]
+    assert cli.main(learn) == 0
+    realign = [str(teacher / "best"), *(str(corpus / f"{name}.jsonl") for name in ("train", "dev"))]
+    assert realignment.main(realign) == 0
+    tiny = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
+    follow = ["--config", "english-mini-distil", *few, *tiny, *manifests[""]]
+    assert distill.main([*follow, f"teacher={teacher / 'best'}", f"output={distilled}"]) == 0
+    last = ["--config", "english-mini", *few, *warm, *manifests["-realigned"], "kept_passes=1"]
+    last += ["augmentation.noise=null", "augmentation.noise_probability=0"]
+    last += [f"student.checkpoint={distilled / 'last'}", f"output={english}"]
+    assert cli.main(last) == 0
+    made = checkpoint.load(english / "best")
+    assert made.student.config.context is not None
+    theirs = checkpoint.load(teacher / "best").student.extractor.state_dict()
+    ours = made.student.extractor.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
-    phones = tmp_path / "phones.jsonl"
-    pronounced(read_cuts(SPEECH), read_pronunciations())[0].to_file(phones)
-    common = [f"train=[{phones}]", f"dev=[{phones}]", "hardware.accelerator=cpu"]
+    spelt = tmp_path / "phones.jsonl"
+    pronounced(read_cuts(SPEECH), read_pronunciations())[0].to_file(spelt)
+    common = [f"train=[{spelt}]", f"dev=[{spelt}]", "hardware.accelerator=cpu"]
     common += ["batch_seconds=8", "optimisation.steps=2", "validate_every_steps=2"]
     common += ["hardware.precision=32-true", "hardware.workers=0"]
     common += ["augmentation.noise=null", "augmentation.noise_probability=0"]
