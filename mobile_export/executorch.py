@@ -170,11 +170,16 @@ def require_search(checkpoint: Checkpoint, search: BeamSettings) -> None:
     """Refuse a search that this checkpoint's text cannot be found by, before the long work.
 
     Raises:
-        ExportError: the student writes no text.
+        ExportError: the student writes no text, or two files have one name.
         ConfigError, ModelError: its package or a file is missing, or in other symbols.
     """
     if checkpoint.vocabulary is None:
         raise ExportError("this checkpoint writes no text, so it has no search; leave it out")
+    names = [file.name for file in search.files()]
+    if len(set(names)) < len(names):
+        raise ExportError(
+            f"two files named {names[0]} cannot lie beside one artefact; rename one of them"
+        )
     new_decoder(checkpoint.vocabulary, beam=search)
 
 

@@ -98,23 +98,32 @@ class Assemble(Dataset[Batch]):
 
     def __getitem__(self, item: tuple[int, list[Cut]]) -> Batch:
         epoch, cuts = item
-        try:
-            tokens = [token_ids(cut, self._vocabulary) for cut in cuts]
-        except ConfigError as error:
-            raise DataError(f"a text cannot be written with the vocabulary: {error}") from error
+        tokens = self._tokens(cuts)
         heard = [self._waveform(cut, epoch, ids) for cut, ids in zip(cuts, tokens, strict=True)]
         waveforms = [torch.from_numpy(waveform) for waveform, _ in heard]
         return Batch(
             waveforms=pad_sequence(waveforms, batch_first=True),
             sample_counts=torch.tensor([len(waveform) for waveform in waveforms]),
-            tokens=pad_sequence(
+            frame_targets=self._frame_targets(cuts, [(len(w), t) for w, t in heard]),
+            **self._said(cuts, tokens),
+        )
+
+    def _tokens(self, cuts: Sequence[Cut]) -> list[list[int]]:
+        try:
+            return [token_ids(cut, self._vocabulary) for cut in cuts]
+        except ConfigError as error:
+            raise DataError(f"a text cannot be written with the vocabulary: {error}") from error
+
+    def _said(self, cuts: Sequence[Cut], tokens: Sequence[list[int]]) -> dict[str, Any]:
+        """The fields of a batch that do not depend on the sound."""
+        return {
+            "tokens": pad_sequence(
                 [torch.tensor(ids, dtype=torch.int64) for ids in tokens], batch_first=True
             ),
-            token_counts=torch.tensor([len(ids) for ids in tokens]),
-            ids=[cut.id for cut in cuts],
-            texts=[transcript(cut) or "" for cut in cuts],
-            frame_targets=self._frame_targets(cuts, [(len(w), t) for w, t in heard]),
-        )
+            "token_counts": torch.tensor([len(ids) for ids in tokens]),
+            "ids": [cut.id for cut in cuts],
+            "texts": [transcript(cut) or "" for cut in cuts],
+        }
 
     def _frame_targets(
         self, cuts: Sequence[Cut], heard: Sequence[tuple[int, Timing]]

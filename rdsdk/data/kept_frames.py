@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rdsdk.data.alignment import PADDING
-from rdsdk.data.batch import Assemble, Batch, token_ids
-from rdsdk.data.manifest import transcript
+from rdsdk.data.batch import Assemble, Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import DataError
 
@@ -105,7 +104,6 @@ class AssembleKept(Assemble):
         epoch, cuts = item
         number = epoch % self._kept.passes
         rows = [self._kept.utterance(number, cut.id) for cut in cuts]
-        tokens = [token_ids(cut, self._vocabulary) for cut in cuts]
         aligned = any(targets is not None for _, _, targets in rows)
         targets = [
             torch.full((len(frames),), PADDING) if known is None else known
@@ -114,16 +112,11 @@ class AssembleKept(Assemble):
         return Batch(
             waveforms=torch.zeros(len(cuts), 0),
             sample_counts=torch.tensor([samples for _, samples, _ in rows]),
-            tokens=pad_sequence(
-                [torch.tensor(ids, dtype=torch.int64) for ids in tokens], batch_first=True
-            ),
-            token_counts=torch.tensor([len(ids) for ids in tokens]),
-            ids=[cut.id for cut in cuts],
-            texts=[transcript(cut) or "" for cut in cuts],
             frame_targets=pad_sequence(targets, batch_first=True, padding_value=PADDING)
             if aligned
             else None,
             frames=pad_sequence([frames for frames, _, _ in rows], batch_first=True),
+            **self._said(cuts, self._tokens(cuts)),
         )
 
 

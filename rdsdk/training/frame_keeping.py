@@ -7,7 +7,7 @@ than in its encoder. Where they are not trained, all of it can be done beforehan
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,25 @@ def keep_frames(
     passes: int,
     folder: Path,
     how: dict[str, Any],
+    manifests: Sequence[str],
     device: torch.device,
     half: bool,
 ) -> None:
     """Keep ``passes`` epochs of ``batches`` in ``folder``, unless they are there already.
 
     Args:
-        how: what else decides the frames (augmentation, data, seed), JSON values; kept frames of
-            another ``how`` or another extractor are made anew.
+        how: what else decides the frames and their targets (augmentation, seed), JSON values;
+            kept frames of another ``how``, other manifests or another extractor are made anew.
+        manifests: what ``batches`` were read from.
         half: the extractor runs in bfloat16, and so its frames are kept.
     """
     extractor = student.extractor
-    described = {**how, "extractor": fingerprint(student), "half": half}
+    described = {
+        **how,
+        "manifests": [_content(Path(manifest)) for manifest in manifests],
+        "extractor": fingerprint(student),
+        "half": half,
+    }
     if description(folder) == {**described, "passes": passes}:
         rank_zero_info(f"the frames kept in {folder} are used again")
         return
@@ -59,6 +66,13 @@ def keep_frames(
         keep(folder, (convolved(number) for number in range(passes)), described)
     finally:
         extractor.to(before).train(training)
+
+
+def _content(manifest: Path) -> str:
+    """A manifest's path and content: new alignments in an old file are other targets."""
+    if not manifest.is_file():
+        return str(manifest)
+    return f"{manifest} {hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}"
 
 
 def fingerprint(student: Student) -> str:

@@ -167,8 +167,9 @@ class Corpora(L.LightningDataModule):
             self._batches(),
             self.kept_passes,
             self._kept_folder,
-            {name: plain[name] for name in ("train", "train_weights", "augmentation", "seed")}
+            {name: plain[name] for name in ("train_weights", "augmentation", "seed")}
             | {"longest_seconds": recipe.longest_seconds, "batch_seconds": recipe.batch_seconds},
+            recipe.train,
             self.trainer.strategy.root_device,
             half=recipe.hardware.precision.startswith("bf16"),
         )

@@ -105,6 +105,10 @@ def test_what_cannot_be_searched_is_refused_before_the_long_work(
         assert says in said
         assert "lowering" not in said
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "elsewhere"}
+    (tmp_path / lm.name).write_text("A AH\n")
+    alike = BeamSettings(lm=lm, lexicon=tmp_path / lm.name)
+    with pytest.raises(ExportError, match="rename one"):
+        export(small, tmp_path / "a.pte", search=alike)
     silent = make_checkpoint(SMALL, text=False)
     with pytest.raises(ExportError, match="writes no text"):
         export(silent, tmp_path / "a.pte", search=BeamSettings(lm=lm))

@@ -83,7 +83,7 @@ def test_kept_batches_are_the_batches_and_what_the_extractor_makes_of_them(
     torch.manual_seed(0)
     student = Student(preset("tiny")).eval()
     cpu = torch.device("cpu")
-    keep_frames(student, batches_of(corpus), 2, tmp_path / "kept", {}, cpu, half=False)
+    keep_frames(student, batches_of(corpus), 2, tmp_path / "kept", {}, [], cpu, half=False)
     kept = pickle.loads(pickle.dumps(KeptFrames(tmp_path / "kept")))
     sounding, silent = batches_of(corpus), batches_of(corpus, kept, workers=1)
     for epoch in range(3):
@@ -108,11 +108,14 @@ def test_frames_are_kept_once_and_anew_for_another_extractor(
 ) -> None:
     folder, file = tmp_path / "kept", tmp_path / "kept" / "pass-0.safetensors"
     cpu = torch.device("cpu")
+    manifest = tmp_path / "corpus.jsonl"
+    manifest.write_bytes(corpus[0].read_bytes())
 
     def made(seed: int, how: dict[str, object], passes: int = 1) -> int:
         torch.manual_seed(seed)
         student = Student(preset("tiny"))
-        keep_frames(student, batches_of(corpus), passes, folder, how, cpu, half=True)
+        sources = [str(manifest)]
+        keep_frames(student, batches_of(corpus), passes, folder, how, sources, cpu, half=True)
         assert json.loads((folder / "kept.json").read_text())["extractor"] == fingerprint(student)
         return file.stat().st_mtime_ns
 
@@ -121,7 +124,12 @@ def test_frames_are_kept_once_and_anew_for_another_extractor(
     assert made(0, {"seed": 5}) == first
     second = made(1, {"seed": 5})
     assert second > first
-    assert made(1, {"seed": 6}) > second
+    third = made(1, {"seed": 6})
+    assert third > second
+    # The same file with other alignments.
+    manifest.write_text(manifest.read_text().replace('"A", 0.1,', '"A", 0.12,'))
+    assert manifest.read_bytes() != corpus[0].read_bytes()
+    assert made(1, {"seed": 6}) > third
     # A run that was interrupted while keeping has no description, and starts over.
     (folder / "kept.json").unlink()
     with pytest.raises(DataError, match="no kept frames, or not all"):
@@ -130,7 +138,7 @@ def test_frames_are_kept_once_and_anew_for_another_extractor(
 
 def test_data_that_changed_since_is_told(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     cpu, folder = torch.device("cpu"), tmp_path / "kept"
-    keep_frames(Student(preset("tiny")), batches_of(corpus), 1, folder, {}, cpu, half=True)
+    keep_frames(Student(preset("tiny")), batches_of(corpus), 1, folder, {}, [], cpu, half=True)
     with pytest.raises(DataError, match="not among the kept frames"):
         KeptFrames(folder).utterance(0, "somebody else")
 
