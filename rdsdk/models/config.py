@@ -258,22 +258,24 @@ def _published(width: int, ffn: int, pattern: str) -> EncoderConfig:
     return EncoderConfig(extractor_convs(128, 256, width), width, ffn, 12, reuse_pattern(pattern))
 
 
+_ARM_MINI = EncoderConfig(
+    extractor_convs(48, 96, 256),
+    width=144,
+    ffn=reinvest_ffn(144, 240, reuse_pattern("2by6")),
+    heads=4,
+    map_owner=reuse_pattern("2by6"),
+    extractor_norm="layer",
+    first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
+    position_kernel=64,
+)
+
 PRESETS: dict[str, EncoderConfig] = {
     "armhubert": _published(480, 864, "2by6"),
     "armhubert-s": _published(432, 816, "2by6"),
     "maskhubert": _published(480, 640, "none"),
     # A teacher of HuBERT's depth that two processor cores can train, and a student of its own
     # depth with about a fifth of its parameters, reuse reinvested as in the published ones.
-    "arm-mini": EncoderConfig(
-        extractor_convs(48, 96, 256),
-        width=144,
-        ffn=reinvest_ffn(144, 240, reuse_pattern("2by6")),
-        heads=4,
-        map_owner=reuse_pattern("2by6"),
-        extractor_norm="layer",
-        first_norm_epsilon=STREAMING_FIRST_NORM_EPSILON,
-        position_kernel=64,
-    ),
+    "arm-mini": _ARM_MINI,
     "teacher-mini": EncoderConfig(
         extractor_convs(48, 96, 256),
         width=256,
@@ -299,14 +301,7 @@ PRESETS: dict[str, EncoderConfig] = {
         extractor_convs(64, 128, 384), 432, 816, 12, reuse_pattern("2by6")
     ).streaming(Context(chunk_frames=16, left_frames=128)),
     # The same in the size of arm-mini, for two processor cores.
-    "english-mini": EncoderConfig(
-        extractor_convs(48, 96, 256),
-        width=144,
-        ffn=reinvest_ffn(144, 240, reuse_pattern("2by6")),
-        heads=4,
-        map_owner=reuse_pattern("2by6"),
-        position_kernel=64,
-    ).streaming(Context(chunk_frames=16, left_frames=128)),
+    "english-mini": _ARM_MINI.streaming(Context(chunk_frames=16, left_frames=128)),
     # Small ones of our own: xs recognises a closed vocabulary, tiny is for trying a pipeline out.
     "xs": EncoderConfig(
         extractor_convs(48, 96, 192),

@@ -27,7 +27,7 @@ from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sharding import shard, shard_module, whole
-from rdsdk.training.steps import micro_step, refuse_non_finite
+from rdsdk.training.steps import log_probs_of, micro_step, refuse_non_finite
 
 
 @dataclass(frozen=True)
@@ -206,22 +206,7 @@ class Finetuning(L.LightningModule):
             self.regularisation.frame_mask_span,
             rng,
         ).to(batch.waveforms.device)
-        if batch.frames is None:
-            output, _ = self.student(
-                batch.waveforms,
-                sample_counts=batch.sample_counts,
-                frame_mask=mask,
-                context=self.draw_context(step),
-            )
-        else:
-            output, _ = self.student.hear(
-                batch.frames.to(self.student.encoder.mask_embedding.dtype),
-                frame_counts=batch.frame_counts,
-                frame_mask=mask,
-                context=self.draw_context(step),
-            )
-        assert output.log_probs is not None
-        return output.log_probs
+        return log_probs_of(self.student, batch, mask, self.draw_context(step))
 
     def _aligned_loss(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """Mean over the frames that have a target of -log P(target)."""

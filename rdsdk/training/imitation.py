@@ -20,6 +20,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.student import Student
 from rdsdk.training.losses import real_frames
+from rdsdk.training.steps import log_probs_of
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,4 @@ def imitation_loss(student: Tensor, teacher: Tensor, frame_counts: Tensor) -> Te
 def teacher_log_probs(teacher: Student, batch: Batch) -> Tensor:
     """What the teacher, in its own context, says of unmasked recordings: (B, T, V). Kept frames
     are those of its extractor, too."""
-    if batch.frames is None:
-        output, _ = teacher(batch.waveforms, sample_counts=batch.sample_counts)
-    else:
-        frames = batch.frames.to(teacher.encoder.mask_embedding.dtype)
-        output, _ = teacher.hear(frames, frame_counts=batch.frame_counts)
-    assert output.log_probs is not None
-    said: Tensor = output.log_probs
-    return said
+    return log_probs_of(teacher, batch)

@@ -105,28 +105,39 @@ def align_words(
 
 
 def realign(
-    source: Checkpoint, manifest: Path, spans: Path, out: Path, ways: Ways, progress: Progress
+    source: Checkpoint,
+    manifest: Path,
+    spans: Path,
+    out: Path,
+    ways: Ways,
+    progress: Progress,
+    sound_out: bool = False,
 ) -> float:
     """Write ``manifest`` with new alignments and texts to ``out``, in the same folder.
 
     Args:
         source: a model of phones.
         spans: the words of each utterance, as ``rdsdk.data.phones`` keeps them.
+        sound_out: guess words that ``ways`` lacks (``rdsdk.data.letter_to_sound``).
 
     Returns:
         The share of the spoken time that another phone has now.
 
     Raises:
-        ConfigError: the model writes no text.
+        ConfigError: the model writes no text, or espeak-ng is not installed.
         DataError: a file is missing or damaged, or a word has no pronunciation.
     """
     vocabulary, student = source.vocabulary, source.student.eval()
     if vocabulary is None:
-        raise ConfigError("this checkpoint writes no phones; fine-tune one (recipe teacher-mini)")
+        raise ConfigError("this checkpoint writes no phones; fine-tune it first")
     cuts = read_cuts(manifest)  # which tells what is wrong with it
     lines = manifest.read_text(encoding="utf-8").splitlines()
     rows = {row["id"]: row for row in (json.loads(line) for line in lines if line.strip())}
     words = _words(spans)
+    if sound_out:
+        said = {word for spoken in words.values() for word, _, _ in spoken}
+        guessed = sounded(sorted(word for word in said if word.upper() not in ways))
+        ways = {**ways, **in_symbols({w: [p] for w, p in guessed.items()}, vocabulary)}
     prior = _prior(list(rows.values()), vocabulary.symbols)
     task = progress.add_task(f"realign {manifest.name}", total=len(rows))
     changed = spoken = 0.0
@@ -236,12 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress(console=console) as progress:
             for manifest in options.manifests:
                 spans = options.spans or manifest.parent / "word_spans.jsonl"
-                if options.sound_out:
-                    said = {word for words in _words(spans).values() for word, _, _ in words}
-                    guessed = sounded(sorted(word for word in said if word.upper() not in ways))
-                    ways |= in_symbols({w: [p] for w, p in guessed.items()}, source.vocabulary)
                 out = manifest.with_name(f"{manifest.stem}-{options.suffix}.jsonl")
-                changed = realign(source, manifest, spans, out, ways, progress)
+                changed = realign(source, manifest, spans, out, ways, progress, options.sound_out)
                 console.print(
                     f"{out}: {changed:.1%} of what is said is another phone now", soft_wrap=True
                 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import lightning as L
 import torch
 from torch import Tensor
 
+from rdsdk.data.batch import Batch
 from rdsdk.errors import TrainingError
+from rdsdk.models.config import Context
+from rdsdk.models.student import Student
 
 
 def micro_step(module: L.LightningModule, batch_index: int) -> int:
@@ -33,3 +38,29 @@ def refuse_non_finite(module: L.LightningModule, loss: Tensor, ids: list[str]) -
         f"{what} is {loss.item()} at step {module.global_step}; nothing was updated. Utterances of "
         f"the batch: {', '.join(ids)}. Lower the learning rate, or look at these recordings"
     )
+
+
+def log_probs_of(
+    student: Student,
+    batch: Batch,
+    frame_mask: Tensor | None = None,
+    context: Context | Literal["full", "configured"] = "configured",
+) -> Tensor:
+    """What a student with a CTC head says of a batch, of its sound or of kept frames: (B, T, V)."""
+    if batch.frames is None:
+        output, _ = student(
+            batch.waveforms,
+            sample_counts=batch.sample_counts,
+            frame_mask=frame_mask,
+            context=context,
+        )
+    else:
+        output, _ = student.hear(
+            batch.frames.to(student.encoder.mask_embedding.dtype),
+            frame_counts=batch.frame_counts,
+            frame_mask=frame_mask,
+            context=context,
+        )
+    assert output.log_probs is not None
+    said: Tensor = output.log_probs
+    return said
