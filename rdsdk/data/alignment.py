@@ -73,3 +73,16 @@ def frame_targets(cut: Cut, vocabulary: Vocabulary, frames: int, timing: Timing)
             )
             targets[first:end] = identity
     return targets
+
+
+def said_symbols(cut: Cut, vocabulary: Vocabulary) -> list[int] | None:
+    """What is said one after the other, silences as blanks; None for a cut that is not aligned.
+
+    Raises:
+        ConfigError: a symbol is not in the vocabulary.
+    """
+    if not is_aligned(cut):
+        return None
+    targets = frame_targets(cut, vocabulary, int(cut.duration / HOP_SECONDS), Timing())
+    said: list[int] = torch.unique_consecutive(targets).tolist()
+    return said

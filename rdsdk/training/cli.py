@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rdsdk.errors import ConfigError
+from rdsdk.data.alignment import said_symbols
+from rdsdk.data.manifest import read_cuts
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError, DataError
 from rdsdk.training.finetuning import Finetuning
 from rdsdk.training.frame_keeping import fingerprint
 from rdsdk.training.recipe import FinetuneRecipe, read_recipe
 from rdsdk.training.run import run
+from rdsdk.training.sequence_loss import PhoneTrigram
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +45,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.seed,
             teacher,
             recipe.imitation.weight,
+            corpus_trigram(recipe, vocabulary) if recipe.regularisation.sequence_steps else None,
         )
 
     return run(
@@ -54,3 +59,22 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         resume=resume,
         kept_passes=recipe.kept_passes,
     )
+
+
+def corpus_trigram(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> PhoneTrigram:
+    """Which symbol follows which two in what is learnt from, silences counted as blanks.
+
+    Raises:
+        DataError: none of it has an alignment, or a manifest cannot be used.
+    """
+    said = [
+        symbols
+        for cut in read_cuts(recipe.train)
+        if (symbols := said_symbols(cut, vocabulary)) is not None
+    ]
+    if not said:
+        raise DataError(
+            f"regularisation.sequence_steps needs alignments, and none is in "
+            f"{', '.join(recipe.train)}; make such a corpus (python -m rdsdk.data.phones)"
+        )
+    return PhoneTrigram.of(said, len(vocabulary))

@@ -26,6 +26,7 @@ from rdsdk.training.imitation import imitation_loss, teacher_log_probs
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
+from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
 from rdsdk.training.sharding import shard, shard_module, whole
 from rdsdk.training.steps import log_probs_of, micro_step, refuse_non_finite
 
@@ -78,6 +79,10 @@ class Regularisation:
             the strategy ``ddp_find_unused_parameters_true`` or ``fsdp``.
         aligned_start_steps: steps after these that classify the frames of utterances with an
             alignment instead of CTC; see ``rdsdk.data.alignment``.
+        sequence_steps: steps after these in which what was said in such utterances competes with
+            all that could be said, instead of CTC; see ``rdsdk.training.sequence_loss``.
+        classification_weight: of the loss of ``aligned_start_steps`` beside that one, which by
+            itself overfits (H. Su et al. 2013, "frame smoothing").
         flat_start_steps: steps after these that learn a straight-line alignment of single words
             instead of CTC; see ``rdsdk.training.flat_start``.
     """
@@ -88,11 +93,15 @@ class Regularisation:
     left_frames: int | None = None
     mel_start_steps: int = 0
     aligned_start_steps: int = 0
+    sequence_steps: int = 0
+    classification_weight: float = 0.2
     flat_start_steps: int = 0
 
 
 class Finetuning(L.LightningModule):
     """CTC over a vocabulary's symbols, with random context sizes and averaged weights.
+
+    ``sequence_steps`` need the ``trigram`` of the corpus's symbols.
 
     A ``teacher`` with the same symbols adds ``imitation_weight`` times the divergence from what it
     says to the loss. It is no submodule, as in ``Distillation``.
@@ -110,6 +119,7 @@ class Finetuning(L.LightningModule):
         seed: int = 0,
         teacher: Student | None = None,
         imitation_weight: float = 0.0,
+        trigram: PhoneTrigram | None = None,
     ) -> None:
         super().__init__()
         if student.ctc_head is None:
@@ -120,6 +130,7 @@ class Finetuning(L.LightningModule):
         self.optimisation = optimisation
         self.regularisation = regularisation
         self.seed = seed
+        self.trigram = trigram
         self._unregistered = (teacher,)
         self.imitation_weight = imitation_weight
         decay = optimisation.average_decay
@@ -173,7 +184,8 @@ class Finetuning(L.LightningModule):
         chosen = self.regularisation
         mel_until = chosen.mel_start_steps
         aligned_until = mel_until + chosen.aligned_start_steps
-        flat_until = aligned_until + chosen.flat_start_steps
+        sequence_until = aligned_until + chosen.sequence_steps
+        flat_until = sequence_until + chosen.flat_start_steps
         if self.mel_head is not None and self.global_step < mel_until:
             predicted = self.mel_head(self.student.embed(batch.waveforms))
             loss = mel_loss(predicted, batch.waveforms, counts)
@@ -181,6 +193,8 @@ class Finetuning(L.LightningModule):
             log_probs = self._log_probs(batch, counts, batch_index)
             if self.global_step < aligned_until:
                 loss = self._aligned_loss(log_probs, batch)
+            elif self.global_step < sequence_until:
+                loss = self._sequence_loss(log_probs, counts, batch)
             elif self.global_step < flat_until:
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
@@ -210,12 +224,18 @@ class Finetuning(L.LightningModule):
 
     def _aligned_loss(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """Mean over the frames that have a target of -log P(target)."""
-        if batch.frame_targets is None:
-            raise DataError(
-                "aligned_start_steps needs utterances with an alignment, and none of the batch "
-                f"has one: {', '.join(batch.ids)}; make such a corpus (python -m rdsdk.data.phones)"
-            )
-        return _classification_loss(log_probs, batch.frame_targets)
+        return _classification_loss(log_probs, _aligned(batch))
+
+    def _sequence_loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
+        """What was said against all that could be, and some of the loss above; utterances without
+        an alignment are left out."""
+        assert self.trigram is not None
+        targets = _aligned(batch)
+        known = (targets[:, 0] != PADDING).cpu()
+        sequence = lattice_free_mmi(log_probs[known], counts[known], targets[known], self.trigram)
+        classification = _classification_loss(log_probs, targets)
+        self.log("train/sequence", sequence.detach(), batch_size=len(batch.ids))
+        return sequence + self.regularisation.classification_weight * classification
 
     def _flat_loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """The same with a straight-line alignment; rows of several words are left out."""
@@ -304,6 +324,16 @@ class Finetuning(L.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _aligned(batch: Batch) -> Tensor:
+    if batch.frame_targets is None:
+        raise DataError(
+            "aligned_start_steps and sequence_steps need utterances with an alignment, and none of "
+            f"the batch has one: {', '.join(batch.ids)}; make such a corpus (python -m "
+            "rdsdk.data.phones)"
+        )
+    return batch.frame_targets
 
 
 def _classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def realign(
     part = out.with_name(f"{out.name}.part")
     with part.open("w", encoding="utf-8") as made:
         # Of similar lengths together: padding costs as much as sound.
-        for batch in evaluation_batches(cuts.sort_by_duration(ascending=True)):
+        for batch in evaluation_batches(cuts.sort_by_duration(ascending=True), batch_seconds=24):
             with torch.inference_mode():
                 output, _ = student(batch.waveforms, sample_counts=batch.sample_counts)
             for name, log_probs, frames in zip(

@@ -12,9 +12,10 @@ import torch
 from run_process import finish, start
 from safetensors.torch import load_file
 
-from rdsdk.data.alignment import frame_targets
+from rdsdk.data.alignment import frame_targets, said_symbols
 from rdsdk.data.augment import Timing
 from rdsdk.data.batch import Batch
+from rdsdk.data.batches import evaluation_batches
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
@@ -26,6 +27,7 @@ from rdsdk.training.cli import main
 from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
 from rdsdk.training.recipe import StudentChoice, read_recipe
 from rdsdk.training.schedule import warmup_cosine
+from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -86,6 +88,44 @@ def test_an_aligned_start_teaches_the_letters_and_where_they_are(
     assert right > 0.6 * frames
 
 
+def test_sequence_steps_learn_what_was_said_against_all_that_could_be(
+    recipe: Path, corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """From one start: what a sequence loss lowers is the sequence loss, more than its frames do."""
+    arguments = ["--config", str(recipe), "--validate_every_steps", "60"]
+    start = ["--regularisation.mel_start_steps", "40", "--regularisation.aligned_start_steps"]
+    first = ["--optimisation.steps", "200", "--optimisation.learning_rate", "4e-3"]
+    begun = str(tmp_path / "begun")
+    assert main([*arguments, *first, *start, "160", "--output", begun]) == 0
+    student = ["--student.checkpoint", f"{begun}/last", "--student.preset", "null"]
+    student += ["--student.context", "null", "--optimisation.steps", "60"]
+    losses = {}
+    for name in ("sequence", "aligned"):
+        kind = "sequence_steps" if name == "sequence" else "aligned_start_steps"
+        how = [f"--regularisation.{kind}", "60", "--output", str(tmp_path / name)]
+        assert main([*arguments, *student, *how]) == 0
+        losses[name] = sequence_loss(tmp_path / name / "last", corpus)
+    before = sequence_loss(Path(begun) / "last", corpus)
+    assert losses["sequence"] < losses["aligned"] < before
+
+
+def sequence_loss(folder: Path, corpus: tuple[Path, Path]) -> float:
+    """Of dev's alignments, by train's trigram."""
+    source = checkpoint.load(folder)
+    vocabulary = source.vocabulary
+    assert vocabulary is not None
+    said = [said_symbols(cut, vocabulary) or [] for cut in read_cuts(corpus[0])]
+    trigram, total = PhoneTrigram.of(said, len(vocabulary)), 0.0
+    for batch in evaluation_batches(read_cuts(corpus[1]), vocabulary):
+        with torch.no_grad():
+            output, _ = source.student.eval()(batch.waveforms, sample_counts=batch.sample_counts)
+        assert output.log_probs is not None
+        assert batch.frame_targets is not None
+        loss = lattice_free_mmi(output.log_probs, batch.frame_counts, batch.frame_targets, trigram)
+        total += loss.item()
+    return total
+
+
 def test_an_aligned_start_without_alignments_says_what_is_missing(
     recipe: Path, corpus: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -96,8 +136,10 @@ def test_an_aligned_start_without_alignments_says_what_is_missing(
     plain = tmp_path / "plain.jsonl"
     plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe.write_text(recipe.read_text().replace(str(corpus[0]), str(plain)))
-    with pytest.raises(DataError, match="needs utterances with an alignment"):
+    with pytest.raises(DataError, match="need utterances with an alignment"):
         main(["--config", str(recipe), "--regularisation.aligned_start_steps", "4"])
+    with pytest.raises(DataError, match="sequence_steps needs alignments"):
+        main(["--config", str(recipe), "--regularisation.sequence_steps", "4"])
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
