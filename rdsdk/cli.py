@@ -34,6 +34,35 @@ _ELSEWHERE = {
     "verify": _Elsewhere("mobile_export.verify_cli", "export", "is an artefact its checkpoint's?"),
     "import": _Elsewhere("rdsdk.models.importers", "train", "published checkpoint -> ours"),
 }
+# Commands of several parts: what each does, and its parts.
+_GROUPS = {
+    "prepare": (
+        "corpora, language models and lexicons to learn and search with",
+        {
+            "digits": _Elsewhere("rdsdk.data.digits", "train", "a corpus of spoken digits"),
+            "phones": _Elsewhere(
+                "rdsdk.data.phones", "train", "speech with texts -> aligned phones"
+            ),
+            "realignment": _Elsewhere(
+                "rdsdk.training.realignment", "train", "phones aligned anew, by a model of them"
+            ),
+            "kenlm": _Elsewhere("rdsdk.data.kenlm", "train", "the programs that ngram runs"),
+            "ngram": _Elsewhere("rdsdk.data.ngram", "train", "text -> a word language model"),
+            "lexicon": _Elsewhere("rdsdk.data.lexicon", "train", "how its words are pronounced"),
+        },
+    ),
+    "tune": (
+        "a trained model's settings, on development data",
+        {
+            "search": _Elsewhere(
+                "rdsdk.evaluation.search_tuning", "train", "the weights of a beam search"
+            ),
+            "operating-point": _Elsewhere(
+                "rdsdk.training.operating_point", "train", "words found against words invented"
+            ),
+        },
+    ),
+}
 _HERE = {
     "transcribe": "recordings or a microphone -> text",
     "features": "a recording -> hidden states in a .npy file",
@@ -70,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in _ELSEWHERE:
-        return _call_elsewhere(arguments[0], arguments[1:])
+        return _call_elsewhere(arguments[0], _ELSEWHERE[arguments[0]], arguments[1:])
+    if arguments and arguments[0] in _GROUPS:
+        return _call_part(arguments[0], arguments[1:])
     parser = argparse.ArgumentParser(
         prog="rdsdk", description="Distil, export and run small speech models."
     )
@@ -81,15 +112,26 @@ def _dispatch(arguments: list[str]) -> int:
         command = commands.add_parser(name, help=text, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    for name, elsewhere in _ELSEWHERE.items():
-        commands.add_parser(name, help=elsewhere.help, add_help=False)
+    others = {name: elsewhere.help for name, elsewhere in _ELSEWHERE.items()}
+    for name, text in (others | {name: text for name, (text, _) in _GROUPS.items()}).items():
+        commands.add_parser(name, help=text, add_help=False)
     parsed = parser.parse_args(arguments)
     code: int = parsed.run(parsed)
     return code
 
 
-def _call_elsewhere(name: str, arguments: list[str]) -> int:
-    elsewhere = _ELSEWHERE[name]
+def _call_part(group: str, arguments: list[str]) -> int:
+    text, parts = _GROUPS[group]
+    if not arguments or arguments[0] not in parts:
+        parser = argparse.ArgumentParser(prog=f"rdsdk {group}", description=f"{text}.")
+        commands = parser.add_subparsers(required=True, metavar="WHAT")
+        for name, part in parts.items():
+            commands.add_parser(name, help=part.help, add_help=False)
+        parser.parse_args(arguments)  # ends here: help, or what is wrong
+    return _call_elsewhere(f"{group} {arguments[0]}", parts[arguments[0]], arguments[1:])
+
+
+def _call_elsewhere(name: str, elsewhere: _Elsewhere, arguments: list[str]) -> int:
     try:
         module = importlib.import_module(elsewhere.module)
     except ImportError as error:

@@ -292,9 +292,39 @@ def test_a_command_of_another_room_gets_its_arguments(monkeypatch):
     assert got == [["--help", "recipe.yaml"]]
 
 
+PARTS = [(group, part) for group, (_, parts) in cli._GROUPS.items() for part in parts]
+
+
+@pytest.mark.parametrize(("group", "part"), PARTS)
+def test_a_part_of_a_group_calls_itself_what_it_is_called(group, part, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([group, part, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: rdsdk {group} {part} ")
+
+
+@pytest.mark.parametrize("arguments", [["prepare"], ["prepare", "phnes"], ["tune", "--loud"]])
+def test_a_part_that_is_missing_or_misspelt_is_told_with_those_there_are(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert f"usage: rdsdk {arguments[0]}" in err
+    assert "Traceback" not in err
+
+
+def test_the_parts_of_a_group_are_listed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["prepare", "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(part in out for group, part in PARTS if group == "prepare")
+
+
 @pytest.mark.parametrize(
     ("command", "extra"),
     [
+        ("prepare phones", "train"),
         ("finetune", "train"),
         ("evaluate", "train"),
         ("export", "export"),
@@ -307,7 +337,7 @@ def test_a_missing_extra_is_named(monkeypatch, capsys, command, extra):
         raise ModuleNotFoundError("No module named 'lightning'", name="lightning.pytorch")
 
     monkeypatch.setattr(cli.importlib, "import_module", missing)
-    assert cli.main([command]) == 2
+    assert cli.main(command.split()) == 2
     line = one_line(capsys.readouterr().err)
     assert f"pip install 'rdsdk[{extra}]'" in line
     assert "lightning" in line
@@ -327,7 +357,7 @@ def test_help_lists_every_command(capsys):
         cli.main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("transcribe", "features", "info", "finetune", "evaluate", "export", "verify"):
+    for command in ("transcribe", "info", "prepare", "finetune", "evaluate", "export"):
         assert command in out
 
 

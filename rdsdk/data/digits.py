@@ -1,4 +1,4 @@
-"""Make the training corpus of a spoken-digits recogniser: ``python -m rdsdk.data.digits --help``.
+"""Make the training corpus of a spoken-digits recogniser: ``rdsdk prepare digits --help``.
 
 Half of it is digits (recorded alone, cut out of sentences, synthetic), text "SEVEN ZERO TWO"; the
 other half is everything else, text "". Both halves go through the same rooms, devices and lines.
@@ -278,7 +278,7 @@ def _speakers_by_kind(bank: Bank) -> dict[str, list[str]]:
 def parser() -> argparse.ArgumentParser:
     """The command line; defaults are those of ``Plan``."""
     made = argparse.ArgumentParser(
-        prog="python -m rdsdk.data.digits",
+        prog="rdsdk prepare digits",
         description="Make the training corpus of a spoken-digits recogniser: digits of human and "
         "synthetic voices, and as much of everything else (text empty).",
     )

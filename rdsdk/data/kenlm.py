@@ -1,6 +1,6 @@
 """KenLM's programs ``lmplz``, ``build_binary`` and ``query``, compiled from its source on PyPI.
 
-``python -m rdsdk.data.kenlm -o FOLDER`` takes a minute. It needs a C++ compiler, cmake, make and
+``rdsdk prepare kenlm -o FOLDER`` takes a minute. It needs a C++ compiler, cmake, make and
 Boost; on Debian: apt-get install g++ make libboost-{program-options,system,thread,test}-dev.
 """
 
@@ -37,7 +37,7 @@ def find_programs(folder: Path | None = None) -> dict[str, Path]:
         if path is None:
             where = folder or "the PATH"
             raise ConfigError(
-                f"KenLM's {name} is not in {where}; build it with python -m rdsdk.data.kenlm -o "
+                f"KenLM's {name} is not in {where}; build it with rdsdk prepare kenlm -o "
                 "FOLDER, and give that folder with --kenlm"
             )
         found[name] = Path(path)
@@ -80,13 +80,13 @@ def _run(command: Sequence[str]) -> None:
         said = " ".join((done.stderr or done.stdout).split())[-500:]
         raise ConfigError(
             f"{Path(command[0]).name} failed: {said}; compiling KenLM needs a C++ compiler, make "
-            "and Boost (see python -m rdsdk.data.kenlm --help)"
+            "and Boost (see rdsdk prepare kenlm --help)"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the programs and say where they are."""
-    parser = argparse.ArgumentParser(prog="python -m rdsdk.data.kenlm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rdsdk prepare kenlm", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     for path in build(parser.parse_args(argv).output).values():
         print(path)

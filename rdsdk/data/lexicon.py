@@ -68,7 +68,7 @@ def _is_a_word(text: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a lexicon and say how much of the model it knows; 2 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m rdsdk.data.lexicon", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rdsdk prepare lexicon", description=__doc__)
     parser.add_argument("lm", type=Path, metavar="LM", help="KenLM's binary or ARPA")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     parser.add_argument(

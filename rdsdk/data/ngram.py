@@ -178,7 +178,7 @@ def _run(command: Sequence[str], stdin: IO[bytes] | None = None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build a language model and print its report as JSON; 2 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m rdsdk.data.ngram", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rdsdk prepare ngram", description=__doc__)
     parser.add_argument("texts", nargs="+", type=Path, metavar="TEXT")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--order", type=int, default=4, help="(default: %(default)s)")
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-mb", type=float, metavar="MB", help="fail if it gets larger")
     parser.add_argument("--memory", default="1G", help="to sort in (default: %(default)s)")
     parser.add_argument(
-        "--kenlm", type=Path, metavar="FOLDER", help="of its programs (python -m rdsdk.data.kenlm)"
+        "--kenlm", type=Path, metavar="FOLDER", help="of its programs (rdsdk prepare kenlm)"
     )
     arguments = vars(parser.parse_args(argv))
     try:

@@ -1,4 +1,4 @@
-"""Make a corpus of aligned phones: ``python -m rdsdk.data.phones --help``.
+"""Make a corpus of aligned phones: ``rdsdk prepare phones --help``.
 
 A student that starts from random weights learns to recognise far sooner when every frame has a
 target. Here each frame's target is a phone: PocketSphinx finds the words of a transcript, its
@@ -121,7 +121,7 @@ def _written(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m rdsdk.data.phones",
+        prog="rdsdk prepare phones",
         description="Align transcribed speech and write it as a corpus of phones.",
     )
     add = made.add_argument

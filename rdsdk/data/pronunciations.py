@@ -50,7 +50,7 @@ class Pronunciations:
         """The cut with phones, separated by spaces, as its text.
 
         An aligned cut whose alignment holds nothing but phones of the vocabulary (such as those of
-        ``python -m rdsdk.data.phones``) keeps these. All words must be known.
+        ``rdsdk prepare phones``) keeps these. All words must be known.
         """
         if self._says_phones(cut):
             return cut.map_supervisions(

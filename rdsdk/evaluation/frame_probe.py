@@ -56,7 +56,7 @@ def hidden_states(listen: Listen, cuts: Iterable[Cut], vocabulary: Vocabulary) -
     states, targets = [], []
     for cut in cuts:
         if not is_aligned(cut):
-            raise DataError(f"{cut.id} has no alignment; make one (python -m rdsdk.data.phones)")
+            raise DataError(f"{cut.id} has no alignment; make one (rdsdk prepare phones)")
         with torch.no_grad():
             layers = listen(torch.from_numpy(load_waveform(cut))[None])
         # In half the memory: hours of frames of a dozen layers.

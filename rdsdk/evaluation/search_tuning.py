@@ -6,7 +6,7 @@ symbols, silence above all, too readily; a share of the logarithm of how common 
 off (the scaled likelihoods of hybrid recognisers: H. Bourlard and N. Morgan 1994). That share is a
 part of the model, a bias of its head, and is written into a checkpoint; the weights are options.
 
-The three are varied in turn, each until no step helps: ``python -m rdsdk.evaluation.search_tuning
+The three are varied in turn, each until no step helps: ``rdsdk tune search
 --help``.
 """
 
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m rdsdk.evaluation.search_tuning",
+        prog="rdsdk tune search",
         description="Choose the weights of a beam search on development data.",
     )
     made.add_argument("checkpoint", type=Path, help="a folder with model.json")

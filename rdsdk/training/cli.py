@@ -75,6 +75,6 @@ def corpus_trigram(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> PhoneTrigr
     if not said:
         raise DataError(
             f"regularisation.sequence_steps needs alignments, and none is in "
-            f"{', '.join(recipe.train)}; make such a corpus (python -m rdsdk.data.phones)"
+            f"{', '.join(recipe.train)}; make such a corpus (rdsdk prepare phones)"
         )
     return PhoneTrigram.of(said, len(vocabulary))

@@ -2,7 +2,7 @@
 
 CTC training on much sound without words leaves the blank too likely. Its bias is one number of the
 head; here it is chosen on development data, among those that invent words in few recordings without
-any, and written into a checkpoint: ``python -m rdsdk.training.operating_point --help``.
+any, and written into a checkpoint: ``rdsdk tune operating-point --help``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def choose(points: Sequence[Point], most_false: float) -> Point:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, choose, write; 0 when the checkpoint is there, 2 when something was wrong."""
     parser = argparse.ArgumentParser(
-        prog="python -m rdsdk.training.operating_point",
+        prog="rdsdk tune operating-point",
         description="Choose the blank's bias on development data and write it into a checkpoint.",
     )
     parser.add_argument("checkpoint", type=Path, help="a folder with model.json")

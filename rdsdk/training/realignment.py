@@ -1,10 +1,10 @@
 """Where each phone really is: a checkpoint aligns the corpus it learnt from anew.
 
-``python -m rdsdk.data.phones`` knows where words are, and shares the time of each among its phones
+``rdsdk prepare phones`` knows where words are, and shares the time of each among its phones
 by rule of thumb. A model that learnt from such targets hears better than they are: inside each word
 the likeliest way through its phones, by what the model says of the frames, gives the next model
 better ones (Viterbi training; B.-H. Juang and L. R. Rabiner 1990). Of several pronunciations the
-likeliest is taken. ``python -m rdsdk.training.realignment --help``.
+likeliest is taken. ``rdsdk prepare realignment --help``.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _words(path: Path) -> dict[str, list[Span]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"the words in {path} cannot be read ({error}); make the corpus with "
-            "python -m rdsdk.data.phones"
+            "rdsdk prepare phones"
         ) from error
 
 
@@ -221,12 +221,12 @@ def _differing(old: Sequence[Span], new: Sequence[Span]) -> tuple[float, float]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m rdsdk.training.realignment",
+        prog="rdsdk prepare realignment",
         description="Align a corpus of phones anew, by a model that learnt from it.",
     )
     add = made.add_argument
     add("checkpoint", type=Path, help="a folder with model.json, of a model of phones")
-    add("manifests", type=Path, nargs="+", help="of a corpus that python -m rdsdk.data.phones made")
+    add("manifests", type=Path, nargs="+", help="of a corpus that rdsdk prepare phones made")
     add("--spans", type=Path, help="its words (default: word_spans.jsonl beside the manifest)")
     add("--dictionary", type=Path, help="pronunciations (default: PocketSphinx's dictionary)")
     add("--sound-out", action="store_true", help="guess words that it lacks, by espeak-ng")
