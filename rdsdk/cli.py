@@ -40,6 +40,9 @@ _GROUPS = {
         "corpora, language models and lexicons to learn and search with",
         {
             "digits": _Elsewhere("rdsdk.data.digits", "train", "a corpus of spoken digits"),
+            "synthetic": _Elsewhere(
+                "rdsdk.data.synthetic_speech", "train", "lines of text in synthetic voices"
+            ),
             "phones": _Elsewhere(
                 "rdsdk.data.phones", "train", "speech with texts -> aligned phones"
             ),

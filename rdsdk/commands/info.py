@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError
 from rdsdk.runtime.card import Card
 from rdsdk.runtime.recognizer import load
@@ -50,11 +51,6 @@ def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
         chunk_ms = 1000 * card.context.chunk_frames * card.frame_seconds
         left_seconds = card.context.left_frames * card.frame_seconds
         context = f"streaming: chunks of {chunk_ms:.0f} ms, {left_seconds:.2f} s of left context"
-    words = None if card.vocabulary is None else card.vocabulary.lexicon
-    if card.vocabulary is not None and card.vocabulary.word_boundary is None:
-        words = tuple(
-            symbol for i, symbol in enumerate(card.vocabulary.symbols) if i != card.vocabulary.blank
-        )
     return [
         ("file", f"{path} ({size_bytes / 1e6:.2f} MB)"),
         ("name", card.name),
@@ -65,17 +61,49 @@ def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
         ("context", context),
         ("look-ahead", f"{card.lookahead_seconds:.2f} s"),
         ("state", f"{card.state_bytes / 1024:.0f} KiB a stream" if card.state else None),
-        ("symbols", None if card.vocabulary is None else len(card.vocabulary)),
-        ("words", "any" if words is None and card.task == "ctc" else words),
+        ("symbols", None if card.vocabulary is None else _symbols(card.vocabulary)),
+        ("words", _words(card)),
         ("search", card.search.to_dict() if card.search else None),
         ("hidden layers", card.hidden_layers),
-        ("architecture", card.architecture),
+        ("architecture", _architecture(card.architecture)),
         ("licence", card.licence),
         ("training data", card.training_data),
-        ("measured", card.measured),
-        ("verification", card.verification),
+        *_figures("measured", card.measured),
+        *_figures("verification", card.verification),
         ("made by", f"rdsdk {card.rdsdk_version}"),
     ]
+
+
+def _symbols(vocabulary: Vocabulary) -> tuple[str, ...]:
+    return tuple(s for i, s in enumerate(vocabulary.symbols) if i != vocabulary.blank)
+
+
+def _words(card: Card) -> Any:
+    """Which words can come out; those of phones are in a lexicon."""
+    if card.search is not None and card.search.lexicon is not None:
+        return f"those of {Path(card.search.lexicon).name}"
+    if card.vocabulary is None:
+        return None
+    if card.vocabulary.lexicon is not None:
+        return card.vocabulary.lexicon
+    return "any" if card.vocabulary.word_boundary is not None else "the symbols"
+
+
+def _architecture(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """With each convolution as channels x kernel / stride."""
+    shown = dict(architecture)
+    if "convs" in shown:
+        convs = [f"{c['channels']}x{c['kernel']}/{c['stride']}" for c in shown["convs"]]
+        shown["convs"] = " ".join(convs)
+    return shown
+
+
+def _figures(name: str, figures: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """One row; a row for each group where there are groups."""
+    groups = {group: item for group, item in figures.items() if isinstance(item, Mapping)}
+    plain = {key: item for key, item in figures.items() if key not in groups}
+    rows = [(name, plain)] if plain or not groups else []
+    return rows + [(f"{name}: {group}", item) for group, item in groups.items()]
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:

@@ -121,17 +121,22 @@ def build_lm(
 
 def _split(texts: Sequence[Path], train: Path, test: Path, held_out: float) -> tuple[int, int]:
     """Write the sentences into two files; the words of each."""
-    sentences = [line for text in texts for line in _lines(text)]
-    learnt = len(sentences) - round(held_out * len(sentences))
-    for path, part in ((train, sentences[:learnt]), (test, sentences[learnt:])):
+    lines = [line for text in texts for line in sentences(text)]
+    learnt = len(lines) - round(held_out * len(lines))
+    for path, part in ((train, lines[:learnt]), (test, lines[learnt:])):
         path.write_text("".join(f"{line}\n" for line in part), encoding="utf-8")
-    words = [sum(len(s.split()) for s in part) for part in (sentences[:learnt], sentences[learnt:])]
+    words = [sum(len(s.split()) for s in part) for part in (lines[:learnt], lines[learnt:])]
     if not words[0]:
         raise DataError(f"there are no words to learn from in {', '.join(map(str, texts))}")
     return words[0], words[1]
 
 
-def _lines(path: Path) -> Iterator[str]:
+def sentences(path: Path) -> Iterator[str]:
+    """The lines of a text, plain or packed, that are not empty, with single blanks between words.
+
+    Raises:
+        DataError: the file cannot be read as text.
+    """
     opener = _OPENERS.get(path.suffix, open)
     try:
         file: IO[str]

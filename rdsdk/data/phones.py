@@ -62,7 +62,7 @@ def unknown_words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def make_corpus(
-    manifest: Path,
+    manifests: Sequence[Path],
     out: Path,
     name: str,
     workers: int,
@@ -76,12 +76,12 @@ def make_corpus(
     recordings with them are left out.
 
     Raises:
-        DataError: the manifest is missing, or none of its recordings aligns.
+        DataError: a manifest is missing, or none of the recordings aligns.
         ConfigError: PocketSphinx, or espeak-ng, is not installed.
     """
     folder = out / "audio" / name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in read_rows(manifest) if str(row["text"]).strip()]
+    rows = [row for path in manifests for row in read_rows(path) if str(row["text"]).strip()]
     task = progress.add_task(f"align {name}", total=len(rows))
     more = sounded(unknown_words(rows)) if sound_out else {}
     words = align(
@@ -99,7 +99,10 @@ def make_corpus(
                 made.write(json.dumps(_written(row, phones_of(found, spelt), folder)) + "\n")
                 progress.advance(task)
     if not words:
-        raise DataError(f"no recording of {manifest} aligns with its text; nothing was made")
+        raise DataError(
+            f"no recording of {', '.join(map(str, manifests))} aligns with its text; nothing was "
+            "made"
+        )
     return len(words)
 
 
@@ -125,8 +128,9 @@ def parser() -> argparse.ArgumentParser:
         description="Align transcribed speech and write it as a corpus of phones.",
     )
     add = made.add_argument
-    add("--train", type=Path, required=True, help="manifest (JSONL) of speech with texts")
-    add("--dev", type=Path, required=True, help="the same, of other speakers")
+    speech = "manifests (JSONL) of speech with texts"
+    add("--train", type=Path, nargs="+", required=True, help=speech)
+    add("--dev", type=Path, nargs="+", required=True, help="the same, of other speakers")
     add("--out", type=Path, required=True, help="folder to write audio and manifests to")
     add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
     add("--sound-out", action="store_true", help="guess words in no dictionary, by espeak-ng")
@@ -140,9 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Progress(console=console) as progress:
             for name in ("dev", "train"):
-                manifest = getattr(options, name)
+                manifests = getattr(options, name)
                 count = make_corpus(
-                    manifest, options.out, name, options.workers, progress, options.sound_out
+                    manifests, options.out, name, options.workers, progress, options.sound_out
                 )
                 console.print(f"{name}: {count} recordings")
     except RdsdkError as error:

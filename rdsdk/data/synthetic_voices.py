@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +77,13 @@ class Voice:
         ]
 
 
-def require_programs() -> None:
-    """Make sure that every synthesiser is installed.
+def require_programs(programs: Sequence[str] = tuple(PROGRAMS)) -> None:
+    """Make sure that these synthesisers are installed.
 
     Raises:
         ConfigError: one is not on the PATH; the message names the packages to install.
     """
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         packages = " ".join(PROGRAMS[program] for program in missing)
         raise ConfigError(

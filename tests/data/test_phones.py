@@ -36,6 +36,19 @@ def test_real_speech_becomes_an_aligned_corpus(tmp_path: Path) -> None:
     assert len(read_cuts(tmp_path / "train.jsonl")) == len(rows)
 
 
+def test_several_manifests_make_one_corpus(tmp_path: Path) -> None:
+    lines = SPEECH.read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    parts = []
+    for index, row in enumerate(rows):
+        parts.append(tmp_path / f"part-{index}.jsonl")
+        parts[-1].write_text(json.dumps(row | {"audio": str(SPEECH.parent / row["audio"])}) + "\n")
+    train = ["--train", *map(str, parts[:2]), "--dev", str(parts[2])]
+    assert main([*train, "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    made = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in made] == [row["id"] for row in rows[:2]]
+
+
 def test_a_missing_manifest_is_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = str(tmp_path / "none.jsonl")
     assert main(["--train", nowhere, "--dev", nowhere, "--out", str(tmp_path)]) == 2
