@@ -11,6 +11,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
 from rdsdk.models.student import Student
+from rdsdk.models.widening import widened
 from rdsdk.training.finetuning import Optimisation, Regularisation
 from rdsdk.training.imitation import Imitation
 from rdsdk.training.run_recipe import RunRecipe, parse_recipe, recipe_parser
@@ -25,12 +26,15 @@ class StudentChoice:
         checkpoint: a checkpoint folder (distilled, imported or fine-tuned before). Its CTC head is
             kept if it has the same vocabulary, its projection heads are left behind.
         context: makes a preset stream with this context; None keeps the preset's own.
+        ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing
+            (``rdsdk.models.widening``). None keeps the architecture's.
         dropout: rate in training; None keeps the architecture's.
     """
 
     preset: str | None = None
     checkpoint: str | None = None
     context: Context | None = None
+    ffn: int | None = None
     dropout: float | None = None
 
     def build(self, vocabulary: Vocabulary) -> Student:
@@ -50,7 +54,11 @@ class StudentChoice:
             if self.context is not None:
                 raise ConfigError("student.context goes with a preset; a checkpoint has its own")
             source = checkpoint.load(self.checkpoint)
+            if self.ffn is not None:
+                source = replace(source, student=widened(source.student, self.ffn))
             config = source.student.config
+        if self.ffn is not None:
+            config = replace(config, ffn=self.ffn)
         if self.dropout is not None:
             config = replace(config, dropout=self.dropout)
         student = Student(config, symbols=len(vocabulary))

@@ -52,6 +52,11 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert english.student.checkpoint == f"{distilled.output}/last"
     assert english.lexicon == teacher.lexicon == list(PHONES)
     assert english.regularisation.aligned_start_steps == english.optimisation.steps
+    sequence = read_recipe(["--config", "english-mini-sequence"])[0]
+    assert sequence.student.checkpoint == f"{english.output}/last"
+    assert sequence.lexicon == english.lexicon
+    learnt = sequence.regularisation
+    assert learnt.aligned_start_steps + learnt.sequence_steps == sequence.optimisation.steps
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -83,8 +88,15 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     last += ["augmentation.noise=null", "augmentation.noise_probability=0"]
     last += [f"student.checkpoint={distilled / 'last'}", f"output={english}"]
     assert cli.main(last) == 0
-    made = checkpoint.load(english / "best")
+    further = ["--config", "english-mini-sequence", *few, *manifests["-realigned"], *warm]
+    further += ["augmentation.noise=null", "augmentation.noise_probability=0", "kept_passes=1"]
+    further += ["student.ffn=64", "regularisation.aligned_start_steps=1"]
+    sequence = tmp_path / "sequence"
+    further += [f"student.checkpoint={english / 'last'}", f"output={sequence}"]
+    assert cli.main(further) == 0
+    made = checkpoint.load(sequence / "best")
     assert made.student.config.context is not None
+    assert made.student.config.ffn == 64
     theirs = checkpoint.load(teacher / "best").student.extractor.state_dict()
     ours = made.student.extractor.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

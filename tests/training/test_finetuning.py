@@ -142,6 +142,18 @@ def test_an_aligned_start_without_alignments_says_what_is_missing(
         main(["--config", str(recipe), "--regularisation.sequence_steps", "4"])
 
 
+def test_a_checkpoint_may_be_widened_when_it_is_learnt_further(tmp_path: Path) -> None:
+    student = Student(preset("tiny"), symbols=3)
+    vocabulary = Vocabulary.words(["A", "B"])
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(student, vocabulary, {}))
+    wider = StudentChoice(checkpoint=str(tmp_path), ffn=64).build(vocabulary).eval()
+    waveform = torch.randn(1, 8000)
+    (said, _), (expected, _) = wider(waveform), student.eval()(waveform)
+    torch.testing.assert_close(said.log_probs, expected.log_probs, atol=1e-5, rtol=1e-5)
+    assert wider.config.ffn == 64
+    assert StudentChoice(preset="tiny", ffn=64).build(vocabulary).config.ffn == 64
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(recipe.read_text().replace("steps: 8", "steps: 60"))
     whole = ["--config", str(recipe), "--output", str(tmp_path / "whole")]
