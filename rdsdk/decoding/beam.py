@@ -111,8 +111,7 @@ class BeamDecoder:
         """The words of the best hypothesis that are not given yet, as they stand."""
         if not self._rows:
             return []
-        paths, best = self._paths()
-        complete, opened = self._read(paths[best])
+        complete, opened = self._read(self._best())
         # Phones are no text: of a word that is not complete nothing can be shown.
         shown = opened is not None and not self._search.is_pronounced
         return [self._word(read) for read in (*complete, *([opened] if shown and opened else []))]
@@ -174,30 +173,52 @@ class BeamDecoder:
         row[symbol] = 0.0
         return row
 
-    def _paths(self) -> tuple[np.ndarray, int]:
-        """The symbols (H, T) of all hypotheses, and which of them is the best.
-
-        With pronunciations, the end of the word with label n is V + 1 + n, of V symbols that are
-        searched: hypotheses agree when their words do.
-        """
+    def _hypotheses(self) -> tuple[list[Any], int]:
+        """All hypotheses, and which of them is the best."""
         hypotheses = self._decoder.get_all_final_hypothesis()
         if not hypotheses:
             raise ModelError(
                 "no text fits the log_probs, as when they are not numbers; call reset() to go on"
             )
-        best = max(range(len(hypotheses)), key=lambda number: hypotheses[number].score)
+        return hypotheses, max(range(len(hypotheses)), key=lambda n: hypotheses[n].score)
+
+    def _best(self) -> np.ndarray:
+        """The symbols (T,) of the best hypothesis."""
+        hypotheses, best = self._hypotheses()
+        return self._symbols(hypotheses[best])
+
+    def _symbols(self, hypothesis: Any) -> np.ndarray:
+        """The symbols (T,) of a hypothesis.
+
+        With pronunciations, the end of the word with label n is V + 1 + n, of V symbols that are
+        searched: hypotheses agree when their words do.
+        """
         # The first symbol is no frame.
-        searched = np.array([one.tokens for one in hypotheses])[:, 1 + self._given :]
+        searched = np.array(hypothesis.tokens[1 + self._given :], int)
         if self._search.is_pronounced:
-            labels = np.array([one.words for one in hypotheses])[:, 1 + self._given :]
+            labels = np.array(hypothesis.words[1 + self._given :], int)
             ends = searched == self.vocabulary.boundary_id
             searched = np.where(ends, len(self.vocabulary) + 1 + labels, searched)
-        known = np.broadcast_to(np.array(self._path, int), (len(searched), len(self._path)))
-        return np.concatenate([known, searched], axis=1), best
+        return np.concatenate([np.array(self._path, int), searched])
+
+    def _agreed(self, hypotheses: Sequence[Any], path: np.ndarray, least: int) -> int:
+        """So many first symbols of ``path`` have all hypotheses; 0 if not even ``least`` of them.
+
+        Those made last are the worst, and the first to differ: most often few are looked at.
+        """
+        agreed = len(path)
+        for hypothesis in reversed(hypotheses):
+            same = self._symbols(hypothesis)[:agreed] == path[:agreed]
+            if not same.all():
+                agreed = int(same.argmin())
+                if agreed < least:
+                    return 0
+        return agreed
 
     def _check(self) -> list[Word]:
-        paths, best = self._paths()
-        complete, opened = self._read(paths[best])
+        hypotheses, best = self._hypotheses()
+        path = self._symbols(hypotheses[best])
+        complete, opened = self._read(path)
         latest = opened or (complete[-1] if complete else None)
         quiet_since = self._start if latest is None else self._start + latest.runs[-1][1]
         if self._first_heard is not None:
@@ -207,16 +228,17 @@ class BeamDecoder:
             words = self._finish()
             self._begin(lead)
             return words
-        agree = (paths == paths[best]).all(axis=0)
-        agreed = len(agree) if agree.all() else int(agree.argmin())
         # The search forgets up to the frame behind a boundary, and must keep one.
-        given = [read for read in complete if read.end < min(agreed, len(agree) - 1)]
+        given = [read for read in complete if read.end < len(path) - 1]
+        if given:
+            agreed = self._agreed(hypotheses, path, given[0].end + 1)
+            given = [read for read in given if read.end < agreed]
         if not given and len(self._rows) >= DISAGREEMENT_FRAMES:
             return self._settle(complete)
         words = [self._word(read) for read in given]
         if given:
             self._remember(given)
-            self._forget(paths[best], given[-1].end)
+            self._forget(path, given[-1].end)
         self._follow([*complete[len(given) :], *([opened] if opened else [])], bool(given))
         return words
 
@@ -254,8 +276,7 @@ class BeamDecoder:
         words = [self._word(read) for read in given]
         self._remember(given)
         self._begin(self._rows[given[-1].end :])
-        paths, best = self._paths()
-        remaining, opened = self._read(paths[best])
+        remaining, opened = self._read(self._best())
         self._follow([*remaining, *([opened] if opened else [])], gave=True)
         return words
 
@@ -274,9 +295,8 @@ class BeamDecoder:
                     row[self.vocabulary.blank] = 0.0  # nor need a word be ended where none is open
                 self._decoder.decode_step(row.ctypes.data, 1, len(row))
             self._decoder.decode_end()
-            paths, best = self._paths()
             # The last symbol is no frame either. Without a boundary it ends the last word.
-            complete, _ = self._read([*paths[best][:-1], self.vocabulary.blank])
+            complete, _ = self._read([*self._best()[:-1], self.vocabulary.blank])
             words = [self._word(read) for read in complete]
         self._first_heard, self._inside = None, False
         self._context = []
