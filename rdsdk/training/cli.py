@@ -58,6 +58,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         provenance={"language": recipe.language},
         resume=resume,
         kept_passes=recipe.kept_passes,
+        piece_seconds=recipe.piece_seconds,
     )
 
 

@@ -87,6 +87,8 @@ class FinetuneRecipe(RunRecipe):
         kept_passes: the frozen extractor's frames of so many augmented passes over train are made
             first and kept in the run's folder, some 26 KB a second and pass at 256 channels in
             bfloat16; epochs take them in turn. 0 hears the sound each time.
+        piece_seconds: aligned utterances of train whose text is their symbols are cut into pieces
+            of about so long at most (``rdsdk.data.pieces``); None leaves them whole.
         language: what is spoken, an ISO 639 code, for the card.
     """
 
@@ -97,6 +99,7 @@ class FinetuneRecipe(RunRecipe):
     regularisation: Regularisation = field(default_factory=Regularisation)
     imitation: Imitation = field(default_factory=Imitation)
     kept_passes: int = 0
+    piece_seconds: float | None = None
     language: str = "und"
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from rdsdk.data.batches import (
 )
 from rdsdk.data.kept_frames import KeptFrames
 from rdsdk.data.manifest import read_cuts
+from rdsdk.data.pieces import in_pieces
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
@@ -52,6 +53,7 @@ def run(
     prepare: Callable[[CutSet], CutSet] | None = None,
     save: Save = checkpoint.save,
     kept_passes: int = 0,
+    piece_seconds: float | None = None,
 ) -> int:
     """Train until ``steps`` or ``epochs`` are done.
 
@@ -66,6 +68,7 @@ def run(
         save: writes what the module gives as its checkpoint.
         kept_passes: the frames of so many passes over train are kept in the run's folder and
             learnt from, instead of sound; the extractor must be frozen.
+        piece_seconds: train's utterances are cut into pieces of about so long at most.
 
     Returns:
         0 when the run is whole, ``INTERRUPTED`` when it can be resumed.
@@ -105,6 +108,8 @@ def run(
     trainer = _trainer(recipe, output, watching, steps, epochs, clip_norm)
     # Before the trainer starts processes: a bad manifest is told once, and at once.
     train_cuts = prepare(read_cuts(recipe.train, recipe.train_weights))
+    if piece_seconds is not None:
+        train_cuts = in_pieces(train_cuts, piece_seconds)
     data = Corpora(recipe, vocabulary, train_cuts, dev_cuts, kept_passes)
     trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
     if interruption.interrupted:
@@ -168,6 +173,7 @@ class Corpora(L.LightningDataModule):
             self.kept_passes,
             self._kept_folder,
             {name: plain[name] for name in ("train_weights", "augmentation", "seed")}
+            | {"piece_seconds": plain.get("piece_seconds")}
             | {"longest_seconds": recipe.longest_seconds, "batch_seconds": recipe.batch_seconds},
             recipe.train,
             self.trainer.strategy.root_device,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rdsdk.data import phones
 from rdsdk.data.manifest import read_cuts
@@ -90,10 +91,13 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert cli.main(last) == 0
     further = ["--config", "english-mini-sequence", *few, *manifests["-realigned"], *warm]
     further += ["augmentation.noise=null", "augmentation.noise_probability=0", "kept_passes=1"]
-    further += ["student.ffn=64", "regularisation.aligned_start_steps=1"]
+    further += ["student.ffn=64", "regularisation.aligned_start_steps=1", "piece_seconds=2"]
     sequence = tmp_path / "sequence"
     further += [f"student.checkpoint={english / 'last'}", f"output={sequence}"]
     assert cli.main(further) == 0
+    kept = load_file(sequence / "frames" / "pass-0.safetensors")
+    names = [name.removeprefix("frames ") for name in kept if name.startswith("frames")]
+    assert sorted(names)[:2] == ["kathleen-arctic_a0012#1", "kathleen-arctic_a0012#2"]
     made = checkpoint.load(sequence / "best")
     assert made.student.config.context is not None
     assert made.student.config.ffn == 64
