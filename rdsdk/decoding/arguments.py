@@ -25,6 +25,9 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_search_arguments(group)
     group.add_argument(
+        "--no-lm", action="store_true", help="search without the model's own language model"
+    )
+    group.add_argument(
         "--hotwords",
         metavar="WORD,WORD",
         help="search, expecting these names and terms; or @FILE with one a line",
@@ -70,7 +73,7 @@ def add_search_arguments(group: Group) -> None:
         "--word-score",
         type=float,
         metavar="NATS",
-        help=f"added for each word with a language model (default: {default.word_score:g})",
+        help=f"added for each word of --lm or --lexicon (default: {default.word_score:g})",
     )
 
 
@@ -82,10 +85,16 @@ def decoding(
 
     Raises:
         ConfigError: a value is out of range, weighs a language model that is not there, or is of
-            a search and --greedy is there too.
+            a search and --greedy is there too, or there is no language model to leave out.
     """
     hotwords = _hotwords(arguments.hotwords)
+    if arguments.no_lm:
+        if own is None or own.lm is None or arguments.lm is not None:
+            raise ConfigError("--no-lm leaves out a model's own language model; there is none here")
+        own = replace(own, lm=None)
     asked = search(arguments, own)
+    if asked is None and arguments.no_lm:
+        asked = own
     if arguments.greedy:
         if hotwords or asked is not None:
             raise ConfigError("--greedy searches nothing; leave it or the search's options out")
@@ -99,21 +108,19 @@ def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> Be
     """The search that the arguments ask for, None if for none; it begins as ``own``.
 
     Raises:
-        ConfigError: a value is out of range, or weighs a language model that is not there.
+        ConfigError: a value is out of range, or weighs what is not there.
     """
-    weights = ("lm_weight", "word_score")
-    values = {
-        name: getattr(arguments, name) for name in ("lm", "lexicon", "symbols_per_frame", *weights)
-    }
+    names = ("lm", "lexicon", "symbols_per_frame", "lm_weight", "word_score")
+    values = {name: getattr(arguments, name) for name in names}
     values["beam_size"] = arguments.beam
     given = {name: value for name, value in values.items() if value is not None}
     if not given:
         return None
     changed = replace(own or BeamSettings(), **given)
-    for name in weights:
-        if name in given and changed.lm is None:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} goes with a language model; give one with --lm")
+    if "lm_weight" in given and changed.lm is None:
+        raise ConfigError("--lm-weight goes with a language model; give one with --lm")
+    if "word_score" in given and changed.lm is None and changed.lexicon is None:
+        raise ConfigError("--word-score goes with a language model or a lexicon; give --lm")
     return changed
 
 

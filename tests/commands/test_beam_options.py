@@ -66,6 +66,13 @@ def test_options_change_the_models_own_search():
     assert parsed("--greedy", own=own) == parsed("--greedy") == ("greedy", ())
     assert parsed("--beam=7", own=own)[0] == replace(own, beam_size=7)
     assert parsed("--lm-weight", "1", own=own)[0] == replace(own, lm_weight=1.0)
+    assert parsed("--no-lm", own=own)[0] == replace(own, lm=None)
+    without = replace(own, lm=None, word_score=-6.0)
+    assert parsed("--no-lm", "--word-score=-6", own=own)[0] == without
+    assert parsed("--no-lm", "--beam=7", own=own)[0] == replace(own, lm=None, beam_size=7)
+    for options, its in ((["--no-lm"], None), (["--no-lm", "--lm", "mine.lm"], own)):
+        with pytest.raises(ConfigError, match="own language model"):
+            parsed(*options, own=its)
     assert parsed("--lm", "mine.lm", own=own)[0] == replace(own, lm=Path("mine.lm"))
 
 

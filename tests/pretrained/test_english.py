@@ -1,0 +1,121 @@
+"""The bundled English model on real recordings: phones out of the file that ships, words out of the
+lexicon and the language model that ship beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rdsdk
+from rdsdk import cli
+from rdsdk.audio import files
+from rdsdk.evaluation import transcribers
+from rdsdk.evaluation.wer import error_rates
+from rdsdk.models import checkpoint
+
+SPEECH = Path(__file__).parents[1] / "assets" / "speech"
+ROWS = [json.loads(line) for line in (SPEECH / "manifest.jsonl").open()]
+TEXTS = [row["text"] for row in ROWS]
+PRETRAINED = Path(rdsdk.bundled_models()["english"]).parent
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> rdsdk.Recognizer:
+    return rdsdk.load("english")
+
+
+@pytest.fixture(scope="module")
+def heard(recognizer) -> list[str]:
+    return [text_of(recognizer, SPEECH / row["audio"]) for row in ROWS]
+
+
+def text_of(recognizer: rdsdk.Recognizer, source: object) -> str:
+    return " ".join(segment.text for segment in recognizer.transcribe(source))  # type: ignore[arg-type]
+
+
+def test_read_sentences_are_recognised_for_the_most_part(heard):
+    assert error_rates(TEXTS, heard).wer < 0.45
+    # Negative control: the texts of other recordings do not fit.
+    assert error_rates(TEXTS[1:] + TEXTS[:1], heard).wer > 0.85
+
+
+def test_words_are_those_of_the_lexicon_beside_it_with_times_in_order(recognizer):
+    lexicon = (PRETRAINED / "english.dict").read_text(encoding="utf-8")
+    known = {line.split()[0].partition("(")[0].upper() for line in lexicon.splitlines()}
+    for row in ROWS:
+        segments = recognizer.transcribe(SPEECH / row["audio"])
+        words = [word for segment in segments for word in segment.words]
+        assert len(words) > 3
+        assert {word.text.upper() for word in words} <= known
+        edges = [edge for word in words for edge in (word.start, word.end)]
+        assert edges == sorted(edges)
+        assert edges[-1] <= row["seconds"]
+        assert all(0 < word.confidence <= 1 for word in words)
+
+
+@pytest.mark.parametrize("block", [1_001, 5_120])
+def test_streaming_gives_the_same_words_as_offline(recognizer, heard, block):
+    for row, offline in zip(ROWS, heard, strict=True):
+        waveform = files.read(SPEECH / row["audio"])
+        stream = recognizer.stream(partials=False)
+        segments = []
+        for at in range(0, len(waveform), block):
+            segments += stream.feed(waveform[at : at + block])
+        segments += stream.finish()
+        assert " ".join(segment.text for segment in segments) == offline
+
+
+def test_features_and_text_come_of_one_pass(recognizer):
+    waveform = files.read(SPEECH / ROWS[0]["audio"])
+    stream = recognizer.stream()
+    frames = sum(len(stream.features(waveform[at : at + 5_120])) for at in range(0, 48_000, 5_120))
+    assert 100 < frames <= 150
+    assert recognizer.features(SPEECH / ROWS[0]["audio"]).shape[1] == 144
+
+
+def test_hotwords_bring_out_what_was_said(recognizer):
+    """REBECCA, as it is in the lexicon; a word that is not said does not come out."""
+    source = SPEECH / ROWS[0]["audio"]
+    said = " ".join(s.text for s in recognizer.transcribe(source, hotwords=["REBECCA"]))
+    assert "REBECCA" in said.split()
+    other = " ".join(s.text for s in recognizer.transcribe(source, hotwords=["ZANZIBAR"]))
+    assert "ZANZIBAR" not in other.split()
+
+
+def test_silence_gives_no_words(recognizer):
+    assert text_of(recognizer, (np.zeros(80_000, np.float32), 16_000)) == ""
+
+
+def test_the_int8_file_says_what_its_checkpoint_says(recognizer, heard):
+    kept = checkpoint.load(PRETRAINED / "english")
+    assert kept.vocabulary is not None
+    assert kept.vocabulary == recognizer.card.vocabulary
+    texts = [
+        transcribers.text_of(
+            transcribers.heard_log_probs(kept.student, files.read(SPEECH / row["audio"])),
+            kept.vocabulary,
+            recognizer.search,
+        )
+        for row in ROWS
+    ]
+    assert error_rates(texts, heard).wer < 0.2
+
+
+def test_it_is_small_and_says_where_it_comes_from_and_how_well_it_does(recognizer, capsys):
+    card = recognizer.card
+    assert recognizer.size_bytes < 25e6
+    assert (PRETRAINED / "english.lm").stat().st_size < 15e6
+    assert card.precision == "int8"
+    assert card.licence == "CC BY 4.0"
+    assert any("LibriSpeech" in source for source in card.training_data)
+    assert {"dev", "dev_other", "dev_cv"} <= card.measured.keys()
+    assert all("live_wer" in card.measured[name] for name in ("dev", "dev_other", "dev_cv"))
+    assert card.search is not None
+    assert rdsdk.DEFAULT_MODEL == "digits"  # this one is an experiment
+    assert cli.main(["info", "english"]) == 0
+    out = capsys.readouterr().out
+    assert "those of english.dict" in out
+    assert "measured: dev" in out
