@@ -330,8 +330,7 @@ def _aligned(batch: Batch) -> Tensor:
     if batch.frame_targets is None:
         raise DataError(
             "aligned_start_steps and sequence_steps need utterances with an alignment, and none of "
-            f"the batch has one: {', '.join(batch.ids)}; make such a corpus (python -m "
-            "rdsdk.data.phones)"
+            f"the batch has one: {', '.join(batch.ids)}; make such a corpus (rdsdk prepare phones)"
         )
     return batch.frame_targets
 
