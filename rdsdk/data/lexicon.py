@@ -1,5 +1,5 @@
-"""Make the pronouncing lexicon that goes with a language model: ``python -m
-rdsdk.data.lexicon english.lm -o english.dict``.
+"""Make the pronouncing lexicon that goes with a language model: ``rdsdk
+prepare lexicon english.lm -o english.dict``.
 
 The words are those of the language model, their phones those of PocketSphinx's dictionary (CMUdict
 without stress), which also aligned what models of phones are trained on (``rdsdk.data.phones``).
