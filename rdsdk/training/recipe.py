@@ -49,6 +49,8 @@ class StudentChoice:
             config = preset(self.preset)
             if self.context is not None:
                 config = config.streaming(self.context)
+            if self.ffn is not None:
+                config = replace(config, ffn=self.ffn)
         else:
             assert self.checkpoint is not None
             if self.context is not None:
@@ -57,8 +59,6 @@ class StudentChoice:
             if self.ffn is not None:
                 source = replace(source, student=widened(source.student, self.ffn))
             config = source.student.config
-        if self.ffn is not None:
-            config = replace(config, ffn=self.ffn)
         if self.dropout is not None:
             config = replace(config, dropout=self.dropout)
         student = Student(config, symbols=len(vocabulary))
