@@ -43,6 +43,9 @@ _GROUPS = {
             "synthetic": _Elsewhere(
                 "rdsdk.data.synthetic_speech", "train", "lines of text in synthetic voices"
             ),
+            "pseudo": _Elsewhere(
+                "rdsdk.training.pseudo_labels", "train", "texts that two recognisers heard alike"
+            ),
             "phones": _Elsewhere(
                 "rdsdk.data.phones", "train", "speech with texts -> aligned phones"
             ),

@@ -1,7 +1,7 @@
 """Waveform augmentation: small pure functions of samples and an explicit generator.
 
-All of it together takes about a thousandth of the recording's duration on one core, so that the
-decoding of the file stays the larger part.
+All of it together takes about a thousandth of the recording's duration on one core (with codecs a
+few), so that the decoding of the file stays the larger part.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from rdsdk.data import acoustics
 from rdsdk.errors import ConfigError, DataError
 
 Waveform = NDArray[np.float32]
@@ -26,6 +27,8 @@ SAMPLE_RATE = 16_000
 NARROW_RATE = 8_000
 # An hour as 16-bit samples is 115 MB, in each loader process on systems that cannot fork.
 NOISE_SECONDS_MAX = 3_600.0
+PROBABLE = ("speed", "silence", "microphone", "room", "noise", "narrow_band", "codec", "gain")
+"""What may happen to an utterance, in this order."""
 NOISE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
 
 
@@ -35,6 +38,8 @@ class Augmentation:
 
     Each probability is for one utterance; ranges are uniform. Silence is put before and after
     (each up to ``silence_seconds``) ahead of the noise, so that noise is heard without speech too.
+    A microphone favours some tones; a room falls silent (by 60 dB) after ``room_seconds``; a codec
+    is Opus at a low rate or, one time in four, a telephone line's.
 
     Raises:
         ConfigError: a probability is outside [0, 1] or a range is empty or impossible.
@@ -44,25 +49,31 @@ class Augmentation:
     speed_probability: float = 0.0
     silence_seconds: float = 0.5
     silence_probability: float = 0.0
+    microphone_probability: float = 0.0
+    room_seconds: tuple[float, float] = (0.1, 0.6)
+    room_probability: float = 0.0
     noise: str | None = None
     noise_pattern: str = "**/*"
     noise_probability: float = 0.0
     snr_db: tuple[float, float] = (5.0, 30.0)
     narrow_band_probability: float = 0.0
+    codec_probability: float = 0.0
     gain_db: tuple[float, float] = (-15.0, 5.0)
     gain_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("speed", "silence", "noise", "narrow_band", "gain"):
+        for name in PROBABLE:
             probability = getattr(self, f"{name}_probability")
             if not 0 <= probability <= 1:
                 raise ConfigError(f"{name}_probability must be in [0, 1], got {probability}")
-        for name in ("speed", "snr_db", "gain_db"):
+        for name in ("speed", "room_seconds", "snr_db", "gain_db"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ConfigError(f"{name} must be a range (low, high), got {(low, high)}")
         if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
             raise ConfigError(f"speed must lie in [0.5, 2], got {self.speed}")
+        if not 0.05 <= self.room_seconds[0] <= self.room_seconds[1] <= 5:
+            raise ConfigError(f"room_seconds must lie in [0.05, 5], got {self.room_seconds}")
         if self.silence_seconds < 0:
             raise ConfigError(f"silence_seconds cannot be negative, got {self.silence_seconds}")
         if self.noise_probability and self.noise is None:
@@ -79,7 +90,10 @@ class Augmentation:
             noise=noise,
             noise_pattern=noise_pattern,
             noise_probability=0.0 if noise is None else 0.5,
+            microphone_probability=0.3,
+            room_probability=0.25,
             narrow_band_probability=0.1,
+            codec_probability=0.1,
             gain_probability=0.5,
         )
 
@@ -122,6 +136,16 @@ def augment(
         before, after = (ends * augmentation.silence_seconds * SAMPLE_RATE).astype(int)
         waveform = np.pad(waveform, (int(before), int(after)))
         timing = timing._replace(start=int(before) / SAMPLE_RATE)
+    response, lowest_hz = generator.normal(0, 4, size=7), float(generator.uniform(20, 150))
+    if chosen(augmentation.microphone_probability) and len(waveform):
+        waveform = acoustics.colour(waveform, response.tolist(), lowest_hz)
+    in_room, decay = (
+        chosen(augmentation.room_probability),
+        _uniform(generator, augmentation.room_seconds),
+    )
+    walls = int(generator.integers(2**32))
+    if in_room and len(waveform):
+        waveform = acoustics.reverberate(waveform, np.random.default_rng(walls), decay)
     mix, snr_db = chosen(augmentation.noise_probability), _uniform(generator, augmentation.snr_db)
     place = generator.random(2)
     if mix and augmentation.noise is not None:
@@ -131,6 +155,9 @@ def augment(
         waveform = mix_noise(waveform, stretch, snr_db)
     if chosen(augmentation.narrow_band_probability):
         waveform = narrow_band(waveform)
+    coded, line = chosen(augmentation.codec_probability), generator.random() < 0.25
+    if coded and len(waveform):
+        waveform = acoustics.telephone(waveform) if line else acoustics.opus(waveform)
     louder, gain_db = (
         chosen(augmentation.gain_probability),
         _uniform(generator, augmentation.gain_db),

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from rdsdk.data.augment import (
+    PROBABLE,
     Augmentation,
     augment,
     change_gain,
@@ -131,10 +132,13 @@ def test_everything_together_is_seeded_bounded_and_different(noise_folder: Path)
     everything = Augmentation(
         speed_probability=1.0,
         silence_probability=1.0,
+        microphone_probability=1.0,
+        room_probability=1.0,
         noise=str(noise_folder),
         noise_probability=1.0,
         snr_db=(0.0, 5.0),
         narrow_band_probability=0.5,
+        codec_probability=1.0,
         gain_db=(10.0, 20.0),
         gain_probability=1.0,
     )
@@ -282,14 +286,62 @@ def test_standard_is_everything_and_noise_only_if_there_is_some() -> None:
     assert Augmentation.standard().noise_probability == 0
     with_noise = Augmentation.standard("noise", "**/[1-4]-*")
     assert (with_noise.noise, with_noise.noise_pattern) == ("noise", "**/[1-4]-*")
-    for name in ("speed", "silence", "noise", "narrow_band", "gain"):
+    for name in PROBABLE:
         assert 0 < getattr(with_noise, f"{name}_probability") < 1
+
+
+def test_a_room_rings_after_a_click_as_long_as_it_was_asked_to_and_nowhere_before() -> None:
+    click = np.zeros(RATE, np.float32)
+    click[4_000] = 0.5
+    for seconds in (0.1, 0.5):
+        room = Augmentation(room_probability=1.0, room_seconds=(seconds, seconds))
+        heard = augmented(click, room, np.random.default_rng(1))
+        assert heard.shape == click.shape
+        assert np.abs(heard[:3_990]).max() < 1e-6
+        assert heard[4_000] == pytest.approx(0.5, abs=0.01)
+        end = 4_000 + round(seconds * RATE)
+        assert np.abs(heard[end - RATE // 50 : end]).max() > 1e-7
+        assert np.abs(heard[end + 10 :]).max() < 1e-6
+        reverberant = np.sum(np.square(heard[4_001:])) / 0.25
+        assert 10**-2.2 < reverberant < 10**-0.8
+
+
+def test_a_microphone_favours_some_tones_and_another_others() -> None:
+    def gains_db(seed: int) -> list[float]:
+        microphone = Augmentation(microphone_probability=1.0)
+        heard = [
+            augmented(tone(hertz, 1.0, 0.05), microphone, np.random.default_rng(seed))
+            for hertz in (300, 1_000, 4_000)
+        ]
+        return [float(20 * np.log10(np.abs(each[4_000:12_000]).max() / 0.05)) for each in heard]
+
+    one, other = gains_db(0), gains_db(1)
+    assert max(one) - min(one) > 1
+    assert np.abs(np.subtract(one, other)).max() > 1
+    assert np.abs([one, other]).max() < 20
+
+
+def test_a_codec_is_opus_or_a_telephone_line_and_keeps_the_voice() -> None:
+    voice, coded = speech(), Augmentation(codec_probability=1.0)
+    lines, changed = 0, []
+    for seed in range(24):
+        heard = augmented(voice, coded, np.random.default_rng(seed))
+        assert heard.shape == voice.shape
+        spectrum = np.square(np.abs(np.fft.rfft(heard)))
+        bass = spectrum[: round(150 * len(voice) / RATE)].sum() / spectrum.sum()
+        low = np.square(np.abs(np.fft.rfft(voice)))
+        lines += bass < 0.1 * low[: round(150 * len(voice) / RATE)].sum() / low.sum()
+        changed.append(float(np.abs(heard - voice).max()))
+    assert 1 <= lines <= 12  # about a quarter
+    assert min(changed) > 0
 
 
 def test_all_of_it_takes_less_than_a_hundredth_of_real_time(noise_folder: Path) -> None:
     everything = Augmentation(
         speed_probability=1.0,
         silence_probability=1.0,
+        microphone_probability=1.0,
+        room_probability=1.0,
         noise=str(noise_folder),
         noise_probability=1.0,
         narrow_band_probability=1.0,
@@ -306,13 +358,18 @@ def test_all_of_it_takes_less_than_a_hundredth_of_real_time(noise_folder: Path) 
 
 def test_augmenting_warns_of_nothing_on_short_and_silent_input() -> None:
     everything = Augmentation(
-        speed_probability=1.0, narrow_band_probability=1.0, gain_probability=1.0
+        speed_probability=1.0,
+        microphone_probability=1.0,
+        room_probability=1.0,
+        narrow_band_probability=1.0,
+        codec_probability=1.0,
+        gain_probability=1.0,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for length in (0, 1, 10, 400):
             result = augmented(np.zeros(length, np.float32), everything, np.random.default_rng(0))
-            assert not result.any()
+            assert np.abs(result).max(initial=0.0) < 1e-30
 
 
 def _with_a_broken_packet(ogg: bytes) -> bytes:

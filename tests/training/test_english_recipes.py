@@ -58,6 +58,11 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert sequence.lexicon == english.lexicon
     learnt = sequence.regularisation
     assert learnt.aligned_start_steps + learnt.sequence_steps == sequence.optimisation.steps
+    whole = read_recipe(["--config", "english-mini-whole"])[0]
+    assert whole.student.checkpoint == f"{sequence.output}/last"
+    assert whole.lexicon == sequence.lexicon
+    assert whole.regularisation.sequence_steps == whole.optimisation.steps
+    assert not whole.optimisation.freeze_extractor
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -104,6 +109,14 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     theirs = checkpoint.load(teacher / "best").student.extractor.state_dict()
     ours = made.student.extractor.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    whole = ["--config", "english-mini-whole", *few, *manifests["-realigned"], *warm]
+    whole += ["augmentation.noise=null", "augmentation.noise_probability=0", "piece_seconds=2"]
+    whole += [f"student.checkpoint={sequence / 'last'}", f"output={tmp_path / 'whole'}"]
+    assert cli.main(whole) == 0
+    learnt = checkpoint.load(tmp_path / "whole" / "best").student
+    assert learnt.config == made.student.config
+    moved = learnt.extractor.state_dict()
+    assert not any(torch.equal(moved[name], theirs[name]) for name in theirs)
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:

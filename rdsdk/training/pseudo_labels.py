@@ -1,0 +1,262 @@
+"""Texts for recordings that have none: what two recognisers heard alike.
+
+Two recognisers that were built apart, PocketSphinx with the models of its package and a model of
+ours, seldom make the same mistake. Of each recording those stretches are kept in which both heard
+the same words one after the other, as recordings of their own, cut where PocketSphinx has the edges
+of words (agreement between systems: F. Wessel and H. Ney 2005). What comes out is a manifest like
+any other, with more speakers in it. ``rdsdk prepare pseudo --help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.waveform import load_waveform
+from rdsdk.errors import ConfigError, DataError, RdsdkError
+from rdsdk.evaluation.transcribers import Transcriber, load_transcriber
+
+SAMPLE_RATE = 16_000
+HEARD, MANIFEST = "heard.jsonl", "pseudo.jsonl"
+FEWEST_WORDS, FEWEST_LETTERS = 2, 8
+"""In a stretch: "of the" is heard alike by chance."""
+MARGIN_SECONDS = 0.02
+_FRAMES_PER_SECOND = 100  # of PocketSphinx
+
+
+class Heard(NamedTuple):
+    """A word, and where it starts and ends, in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+def agreed(
+    words: Sequence[Heard],
+    others: Sequence[str],
+    fewest_words: int = FEWEST_WORDS,
+    fewest_letters: int = FEWEST_LETTERS,
+) -> list[tuple[Heard, ...]]:
+    """The runs of ``words`` that are among ``others``, in the same order, without a gap in either.
+
+    Runs of fewer words or letters are left out.
+    """
+    matcher = SequenceMatcher(None, [word for word, _, _ in words], list(others), autojunk=False)
+    runs = [tuple(words[a : a + size]) for a, _, size in matcher.get_matching_blocks()]
+    return [
+        run
+        for run in runs
+        if len(run) >= fewest_words and sum(len(word) for word, _, _ in run) >= fewest_letters
+    ]
+
+
+class Listener:
+    """PocketSphinx with its own models: words and where they are.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from pocketsphinx import Decoder
+        except ImportError as error:
+            raise ConfigError(
+                f"PocketSphinx is not installed ({error}); run: pip install pocketsphinx"
+            ) from error
+        self._new_decoder = Decoder
+
+    def words(self, waveform: NDArray[np.float32]) -> list[Heard]:
+        """What is said in (S,) samples at 16 kHz, in capitals."""
+        samples = (np.clip(waveform, -1, 1) * 32_767).astype("<i2")
+        # A fresh one (half a second): it adapts, and what it hears would depend on what it heard.
+        decoder: Any = self._new_decoder(samprate=float(SAMPLE_RATE), loglevel="FATAL")
+        decoder.start_utt()
+        decoder.process_raw(samples.tobytes(), full_utt=True)
+        decoder.end_utt()
+        if decoder.hyp() is None:
+            return []
+        return [
+            Heard(
+                re.sub(r"\(\d+\)$", "", segment.word).upper(),
+                segment.start_frame / _FRAMES_PER_SECOND,
+                (segment.end_frame + 1) / _FRAMES_PER_SECOND,
+            )
+            for segment in decoder.seg()
+            if segment.word[0] not in "<[+"
+        ]
+
+
+def hear(
+    model: str, sources: Sequence[Path], out: Path, workers: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """What both heard in each recording, also kept in ``out/heard.jsonl``, which is gone on from.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed, or ``heard.jsonl`` is another model's.
+        DataError: a manifest or a recording cannot be read.
+        ModelError, CheckpointError: the model cannot be loaded.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    done = {row["id"]: row for row in _kept(out / HEARD)}
+    strangers = {row["model"] for row in done.values()} - {model}
+    if strangers:
+        raise ConfigError(
+            f"{out / HEARD} is what {', '.join(sorted(strangers))} heard, not {model}; give "
+            "another --out"
+        )
+    cuts = {cut.id: cut for cut in read_cuts([str(path) for path in sources])}
+    left = [cut for name, cut in cuts.items() if name not in done]
+    task = progress.add_task("listen", total=len(cuts), completed=len(cuts) - len(left))
+    with (out / HEARD).open("a", encoding="utf-8") as file:
+        for row in _listened(model, left, workers):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            done[row["id"]] = row
+            progress.advance(task)
+    return [done[name] for name in cuts]
+
+
+def cut_out(
+    rows: Sequence[dict[str, Any]],
+    sources: Sequence[Path],
+    out: Path,
+    fewest_words: int = FEWEST_WORDS,
+    fewest_letters: int = FEWEST_LETTERS,
+) -> tuple[int, float]:
+    """Write ``out/pseudo.jsonl`` and the agreed stretches beside it; how many, and their seconds.
+
+    Raises:
+        DataError: a recording cannot be read, or nothing was heard alike.
+    """
+    cuts = {cut.id: cut for cut in read_cuts([str(path) for path in sources])}
+    (out / "audio").mkdir(parents=True, exist_ok=True)
+    made: list[str] = []
+    total = 0.0
+    for row in rows:
+        words = [Heard(*word) for word in row["words"]]
+        runs = agreed(words, row["other"].split(), fewest_words, fewest_letters)
+        waveform = load_waveform(cuts[row["id"]]) if runs else np.empty(0, np.float32)
+        for run in runs:
+            first = max(0, round((run[0].start - MARGIN_SECONDS) * SAMPLE_RATE))
+            piece = waveform[first : round((run[-1].end + MARGIN_SECONDS) * SAMPLE_RATE)]
+            name = f"{row['id']}-{first * 1000 // SAMPLE_RATE}ms"
+            soundfile.write(out / "audio" / f"{name}.flac", piece, SAMPLE_RATE, subtype="PCM_16")
+            total += len(piece) / SAMPLE_RATE
+            made.append(
+                json.dumps(
+                    {
+                        "id": name,
+                        "audio": f"audio/{name}.flac",
+                        "seconds": round(len(piece) / SAMPLE_RATE, 4),
+                        "text": " ".join(word for word, _, _ in run),
+                        "speaker": row["speaker"],
+                        "source": f"pocketsphinx and {row['model']}, of {row['id']}",
+                    }
+                )
+            )
+    if not made:
+        raise DataError(f"in {len(rows)} recordings nothing was heard alike; nothing was made")
+    (out / MANIFEST).write_text("\n".join(made) + "\n", encoding="utf-8")
+    return len(made), total
+
+
+_pair: tuple[Listener, Transcriber, str] | None = None  # one a process
+
+
+def _prepare(model: str) -> None:
+    global _pair
+    _pair = (Listener(), load_transcriber(model, threads=1), model)
+
+
+def _both(cut: Any) -> dict[str, Any]:
+    assert _pair is not None
+    listener, transcribe, model = _pair
+    waveform = load_waveform(cut)
+    return {
+        "id": cut.id,
+        "speaker": cut.supervisions[0].speaker if cut.supervisions else None,
+        "model": model,
+        "words": listener.words(waveform),
+        "other": transcribe(waveform).upper(),
+    }
+
+
+def _listened(model: str, cuts: Sequence[Any], workers: int) -> Iterator[dict[str, Any]]:
+    # Here too: a pool whose processes cannot start would start new ones for ever.
+    _prepare(model)
+    if workers <= 1 or len(cuts) < 2:
+        yield from map(_both, cuts)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, _prepare, (model,)) as pool:
+        yield from pool.imap(_both, cuts)
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # The last line of a run that was killed may be half a line.
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    try:
+        rows = [json.loads(line) for line in whole]
+        return [row for row in rows if row["id"] and row["model"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and start over") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="rdsdk prepare pseudo",
+        description="Texts for recordings without: stretches that two recognisers heard alike.",
+    )
+    add = made.add_argument
+    add("model", help="a .pte, a bundled name or a checkpoint; the other is PocketSphinx")
+    add("recordings", type=Path, nargs="+", help="manifests (JSONL) or LibriSpeech folders")
+    add("--out", type=Path, required=True, help="folder to write audio and the manifest to")
+    add("--words", type=int, default=FEWEST_WORDS, help="fewest of a stretch (%(default)s)")
+    add("--letters", type=int, default=FEWEST_LETTERS, help="fewest of a stretch (%(default)s)")
+    add("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when the corpus is made, 2 when an input is missing."""
+    options = parser().parse_args(arguments)
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        if options.words < 1 or options.letters < 1:
+            raise ConfigError("--words and --letters must be at least 1")
+        with Progress(console=console) as progress:
+            rows = hear(options.model, options.recordings, options.out, options.workers, progress)
+        count, seconds = cut_out(
+            rows, options.recordings, options.out, options.words, options.letters
+        )
+    except RdsdkError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    console.print(f"{options.out / MANIFEST}: {count} stretches, {seconds / 3600:.2f} hours")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
