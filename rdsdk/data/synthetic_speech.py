@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rdsdk.data.digit_sources import GENERATED
+from rdsdk.data.growing_rows import rows_so_far
 from rdsdk.data.ngram import sentences
 from rdsdk.data.synthetic_voices import PROGRAMS, Voice, draw_voice, require_programs, speak
 from rdsdk.data.word_clips import SAMPLE_RATE
@@ -82,7 +83,7 @@ def make_corpus(
             f"no line of {', '.join(map(str, texts))} has {FEWEST_WORDS} to {MOST_WORDS} words"
         )
     (out / "audio").mkdir(parents=True, exist_ok=True)
-    made = _made(out / MANIFEST)
+    made = rows_so_far(out / MANIFEST)
     seconds = sum(float(row["seconds"]) for row in made)
     begin = 1 + max((int(row["id"].rpartition("-")[2]) for row in made), default=-1)
     count, failures = len(made), 0
@@ -134,17 +135,6 @@ def _spoken(
         while True:
             yield from pool.map(say, range(begin, begin + 8 * workers))
             begin += 8 * workers
-
-
-def _made(manifest: Path) -> list[dict[str, Any]]:
-    if not manifest.is_file():
-        return []
-    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
-    # The last line of a run that was killed may be half a line.
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        manifest.write_text("".join(whole), encoding="utf-8")
-    return [json.loads(line) for line in whole]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from rdsdk.data.growing_rows import rows_so_far
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import ConfigError, DataError, RdsdkError
@@ -209,16 +210,8 @@ def _listened(model: str, cuts: Sequence[Any], workers: int) -> Iterator[dict[st
 
 
 def _kept(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # The last line of a run that was killed may be half a line.
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
     try:
-        rows = [json.loads(line) for line in whole]
-        return [row for row in rows if row["id"] and row["model"]]
+        return [row for row in rows_so_far(path) if row["id"] and row["model"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and start over") from error
 
