@@ -15,13 +15,14 @@ import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+from lhotse.cut import Cut
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
@@ -105,13 +106,13 @@ class Listener:
 
 
 def hear(
-    model: str, sources: Sequence[Path], out: Path, workers: int, progress: Progress
+    model: str, cuts: Mapping[str, Cut], out: Path, workers: int, progress: Progress
 ) -> list[dict[str, Any]]:
     """What both heard in each recording, also kept in ``out/heard.jsonl``, which is gone on from.
 
     Raises:
         ConfigError: PocketSphinx is not installed, or ``heard.jsonl`` is another model's.
-        DataError: a manifest or a recording cannot be read.
+        DataError: a recording cannot be read.
         ModelError, CheckpointError: the model cannot be loaded.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,6 @@ def hear(
             f"{out / HEARD} is what {', '.join(sorted(strangers))} heard, not {model}; give "
             "another --out"
         )
-    cuts = {cut.id: cut for cut in read_cuts([str(path) for path in sources])}
     left = [cut for name, cut in cuts.items() if name not in done]
     task = progress.add_task("listen", total=len(cuts), completed=len(cuts) - len(left))
     with (out / HEARD).open("a", encoding="utf-8") as file:
@@ -136,7 +136,7 @@ def hear(
 
 def cut_out(
     rows: Sequence[dict[str, Any]],
-    sources: Sequence[Path],
+    cuts: Mapping[str, Cut],
     out: Path,
     fewest_words: int = FEWEST_WORDS,
     fewest_letters: int = FEWEST_LETTERS,
@@ -146,7 +146,6 @@ def cut_out(
     Raises:
         DataError: a recording cannot be read, or nothing was heard alike.
     """
-    cuts = {cut.id: cut for cut in read_cuts([str(path) for path in sources])}
     (out / "audio").mkdir(parents=True, exist_ok=True)
     made: list[str] = []
     total = 0.0
@@ -186,7 +185,7 @@ def _prepare(model: str) -> None:
     _pair = (Listener(), load_transcriber(model, threads=1), model)
 
 
-def _both(cut: Any) -> dict[str, Any]:
+def _both(cut: Cut) -> dict[str, Any]:
     assert _pair is not None
     listener, transcribe, model = _pair
     waveform = load_waveform(cut)
@@ -199,7 +198,7 @@ def _both(cut: Any) -> dict[str, Any]:
     }
 
 
-def _listened(model: str, cuts: Sequence[Any], workers: int) -> Iterator[dict[str, Any]]:
+def _listened(model: str, cuts: Sequence[Cut], workers: int) -> Iterator[dict[str, Any]]:
     # Here too: a pool whose processes cannot start would start new ones for ever.
     _prepare(model)
     if workers <= 1 or len(cuts) < 2:
@@ -239,11 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.words < 1 or options.letters < 1:
             raise ConfigError("--words and --letters must be at least 1")
+        cuts = {cut.id: cut for cut in read_cuts([str(path) for path in options.recordings])}
         with Progress(console=console) as progress:
-            rows = hear(options.model, options.recordings, options.out, options.workers, progress)
-        count, seconds = cut_out(
-            rows, options.recordings, options.out, options.words, options.letters
-        )
+            rows = hear(options.model, cuts, options.out, options.workers, progress)
+        count, seconds = cut_out(rows, cuts, options.out, options.words, options.letters)
     except RdsdkError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2

@@ -109,7 +109,7 @@ def test_nothing_alike_is_told(tmp_path: Path) -> None:
         for cut in read_cuts(SPEECH)
     ]
     with pytest.raises(DataError, match="nothing was heard alike"):
-        cut_out(rows, [SPEECH], tmp_path)
+        cut_out(rows, {cut.id: cut for cut in read_cuts(SPEECH)}, tmp_path)
 
 
 def test_wrong_arguments_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
