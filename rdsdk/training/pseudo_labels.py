@@ -180,9 +180,9 @@ def cut_out(
 _pair: tuple[Listener, Transcriber, str] | None = None  # one a process
 
 
-def _prepare(model: str) -> None:
+def _prepare(model: str, threads: int | None) -> None:
     global _pair
-    _pair = (Listener(), load_transcriber(model, threads=1), model)
+    _pair = (Listener(), load_transcriber(model, threads), model)
 
 
 def _both(cut: Cut) -> dict[str, Any]:
@@ -199,12 +199,13 @@ def _both(cut: Cut) -> dict[str, Any]:
 
 
 def _listened(model: str, cuts: Sequence[Cut], workers: int) -> Iterator[dict[str, Any]]:
-    # Here too: a pool whose processes cannot start would start new ones for ever.
-    _prepare(model)
+    # Here too: a pool whose processes cannot start would start new ones for ever. With the threads
+    # that this process has: whoever called may have loaded a program, and only the pool needs one.
+    _prepare(model, None)
     if workers <= 1 or len(cuts) < 2:
         yield from map(_both, cuts)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, _prepare, (model,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _prepare, (model, 1)) as pool:
         yield from pool.imap(_both, cuts)
 
 
