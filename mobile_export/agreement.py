@@ -190,7 +190,8 @@ def eager(
 ) -> tuple[dict[str, np.ndarray], EncoderState]:
     """One call in torch: every tensor that a method may give by name, and the next state."""
     with torch.no_grad():
-        output, following = student(torch.from_numpy(waveform)[None], state)
+        streaming = student.config.context is not None
+        output, following = student(torch.from_numpy(waveform)[None], state, followed=streaming)
     tensors = {"hidden": output.hidden[-1][0].numpy()}
     tensors |= {f"hidden_{layer}": output.hidden[layer - 1][0].numpy() for layer in layers}
     if output.log_probs is not None:

@@ -113,7 +113,7 @@ def _summary(card: Mapping[str, Any]) -> str:
 
 def _texts(card: Mapping[str, Any], function: str) -> dict[str, str]:
     method, hop = card["methods"][function], card["hop_samples"]
-    overlap = card["receptive_field_samples"] - hop
+    overlap = card["overlap_samples"]
     lengths = card["package"]["lengths"][function]
     if function == STEP:
         heard = (
@@ -124,7 +124,8 @@ def _texts(card: Mapping[str, Any], function: str) -> dict[str, str]:
         heard = f"a recording, padded with zeros to one of {lengths} samples"
     else:
         heard = f"a recording of {method['min_samples']} to {method['max_samples']} samples"
-    frames = f"one row a frame of {hop} samples, T = (samples - {overlap}) / {hop} rounded down"
+    shared = overlap if function == STEP else card["receptive_field_samples"] - hop
+    frames = f"one row a frame of {hop} samples, T = (samples - {shared}) / {hop} rounded down"
     if lengths:
         frames += f" of {SAMPLE_COUNT}; later rows mean nothing"
     texts = {

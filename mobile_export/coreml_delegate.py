@@ -285,8 +285,8 @@ def _compare(
         return
     state, own = student.encoder.fresh_state(), None
     for number, waveform in enumerate(chunks(student.config)):
-        expected, following = eager(student, waveform, state)
-        alone, own = eager(student, waveform, own)
+        expected, following = eager(student, waveform, state, followed=True)
+        alone, own = eager(student, waveform, own, followed=True)
         got = dict(zip(method.outputs, delegated.run([waveform, *state]), strict=True))
         agreement.add(f"chunk {number + 1}", expected, got)
         state = EncoderState(*(got[name] for name in EncoderState._fields))

@@ -82,7 +82,7 @@ class Step(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
         kept = {name: self.get_buffer(name) for name in self.shapes}
         state = EncoderState(**{name: unpack(kept[name], self.shapes[name]) for name in kept})
-        output, following = self.student(waveform, state)
+        output, following = self.student(waveform, state, followed=True)
         for name, tensor in following._asdict().items():
             kept[name].copy_(pack(tensor))
         hidden = output.hidden[-1]

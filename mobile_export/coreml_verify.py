@@ -254,11 +254,11 @@ def chunks(config: EncoderConfig) -> list[Tensor]:
 
 
 def eager(
-    student: Student, waveform: Tensor, state: EncoderState | None = None
+    student: Student, waveform: Tensor, state: EncoderState | None = None, followed: bool = False
 ) -> tuple[dict[str, Tensor], EncoderState]:
     """One call in torch: its outputs as a package names them, and the next state."""
     with torch.no_grad():
-        output, following = student(waveform, state)
+        output, following = student(waveform, state, followed=followed)
     outputs = {"hidden": output.hidden[-1]}
     if output.log_probs is not None:
         outputs["log_probs"] = output.log_probs
@@ -277,8 +277,8 @@ def _compare_stream(
             if packed is None
             else EncoderState(**{name: unpack(packed[name], shapes[name]) for name in shapes})
         )
-        expected, following = eager(student, waveform, same)
-        alone, own = eager(student, waveform, own)
+        expected, following = eager(student, waveform, same, followed=True)
+        alone, own = eager(student, waveform, own, followed=True)
         got, packed = interpreter.run(function, {WAVEFORM: waveform}, packed)
         agreement.add(f"chunk {number + 1}", expected, got)
         kept = {name: unpack(packed[name], shapes[name]) for name in shapes}

@@ -13,7 +13,7 @@ import torch
 from mobile_export.programs import chunk_samples
 from mobile_export.vectors import Step
 from rdsdk.evaluation.transcribers import TAIL_FRAMES
-from rdsdk.models.config import EncoderConfig
+from rdsdk.models.config import OVERLAP_SAMPLES, EncoderConfig
 from rdsdk.runtime.program import Output, Program
 from rdsdk.runtime.stream import frame_source
 
@@ -47,9 +47,9 @@ def stepped_log_probs(step: Step, config: EncoderConfig) -> LogProbs:
     def heard(samples: np.ndarray) -> torch.Tensor:
         _, state = step(np.zeros(whole, np.float32), None)
         frame_samples = hop // chunk_frames
-        frames = max(1, -(-(len(samples) - overlap) // frame_samples)) + TAIL_FRAMES
+        frames = max(1, -(-(len(samples) - OVERLAP_SAMPLES) // frame_samples)) + TAIL_FRAMES
         chunks = -(-frames // chunk_frames)
-        padded = np.pad(samples, (0, chunks * hop + overlap - len(samples)))
+        padded = np.pad(samples, (0, max(0, chunks * hop + overlap - len(samples))))
         outputs = []
         for start in range(0, chunks * hop, hop):
             log_probs, state = step(padded[start : start + whole], state)

@@ -113,6 +113,6 @@ def _samples(card: Card, method: Method) -> int:
     """About ``SECONDS``, as whole chunks if the model streams."""
     wanted = int(SECONDS * SAMPLE_RATE)
     if card.context is not None:
-        overlap = card.receptive_field_samples - card.hop_samples
-        wanted = max(1, wanted // card.chunk_samples) * card.chunk_samples + overlap
+        chunks = max(1, wanted // card.chunk_samples)
+        wanted = chunks * card.chunk_samples + card.overlap_samples
     return min(max(wanted, method.min_samples), method.max_samples)

@@ -44,7 +44,8 @@ class Forward(nn.Module):
         self.student = student
 
     def forward(self, waveform: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        output, following = self.student(waveform, EncoderState(*state) if state else None)
+        streaming = EncoderState(*state) if state else None
+        output, following = self.student(waveform, streaming, followed=streaming is not None)
         results = (output.hidden[-1], *(following if state else ()))
         return results if output.log_probs is None else (output.log_probs, *results)
 
@@ -60,8 +61,10 @@ class Features(nn.Module):
         self.layers = tuple(layers)
 
     def forward(self, waveform: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        frames = self.extractor(waveform)
-        hidden, following = self.encoder(frames, EncoderState(*state) if state else None)
+        streaming = EncoderState(*state) if state else None
+        hidden, following = self.encoder(
+            self.extractor(waveform), streaming, followed=streaming is not None
+        )
         return (*(hidden[layer - 1] for layer in self.layers), *(following if state else ()))
 
 
@@ -99,7 +102,7 @@ def exported_parameters(student: Student) -> int:
 def chunk_samples(config: EncoderConfig, chunks: int) -> int:
     """Samples of ``chunks`` whole chunks and the overlap after them."""
     assert config.context is not None
-    return HOP_SAMPLES * config.context.chunk_frames * chunks + OVERLAP_SAMPLES
+    return HOP_SAMPLES * config.context.chunk_frames * chunks + config.overlap_samples
 
 
 def methods(
@@ -164,7 +167,7 @@ def _lengths(config: EncoderConfig) -> tuple[int, tuple[Any, ...], int, int]:
     most = max(1, int(STREAMING_MAX_SECONDS / (chunk_frames * HOP_SAMPLES / SAMPLE_RATE)))
     example = chunk_samples(config, min(most, -(-EXAMPLE_FRAMES // chunk_frames)))
     chunks = Dim("chunks", min=1, max=most)
-    samples = HOP_SAMPLES * chunk_frames * chunks + OVERLAP_SAMPLES
+    samples = HOP_SAMPLES * chunk_frames * chunks + config.overlap_samples
     dynamic_shapes: tuple[Any, ...] = ({1: samples}, tuple({} for _ in EncoderState._fields))
     return example, dynamic_shapes, chunk_samples(config, 1), chunk_samples(config, most)
 
@@ -206,7 +209,8 @@ def card(
         lookahead_samples = methods["forward"].max_samples
         state: dict[str, tuple[int, ...]] = {}
     else:
-        lookahead_samples = (config.context.chunk_frames - 1) * HOP_SAMPLES
+        lookahead_frames = config.context.chunk_frames - 1 + config.lookahead_frames
+        lookahead_samples = lookahead_frames * HOP_SAMPLES
         state = state_shapes(config, 1, config.context.left_frames)
     data = provenance.get("training_data", [])
     features = methods["features"].module if "features" in methods else None
@@ -223,6 +227,7 @@ def card(
         "sample_rate": SAMPLE_RATE,
         "hop_samples": HOP_SAMPLES,
         "receptive_field_samples": RECEPTIVE_FIELD_SAMPLES,
+        "overlap_samples": OVERLAP_SAMPLES if config.context is None else config.overlap_samples,
         "context": None
         if config.context is None
         else {

@@ -56,6 +56,7 @@ class Streaming:
     vocabulary: Vocabulary
     sample_rate: int
     hop_samples: int
+    overlap_samples: int
     chunk_frames: int
     state_values: int
 
@@ -81,6 +82,7 @@ class Streaming:
                 vocabulary=Vocabulary.from_dict(card["vocabulary"]),
                 sample_rate=card["sample_rate"],
                 hop_samples=card["hop_samples"],
+                overlap_samples=card.get("overlap_samples", OVERLAP_SAMPLES),
                 chunk_frames=card["context"]["chunk_frames"],
                 state_values=sum(prod(entry["shape"]) for entry in card["state"]),
             )
@@ -160,10 +162,10 @@ def make_vectors(
         raise ExportError("the recording of the test vectors is empty; give another")
     # As the 16-bit file will hold it, so that every reader hears the same.
     waveform = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.float32) / 32768
-    chunk, whole = card.chunk_samples, card.chunk_samples + OVERLAP_SAMPLES
+    chunk, whole = card.chunk_samples, card.chunk_samples + card.overlap_samples
     heard = max(1, ceil((len(waveform) - OVERLAP_SAMPLES) / card.hop_samples)) + TAIL_FRAMES
     chunks = ceil(heard / card.chunk_frames)
-    padded = np.pad(waveform, (0, max(0, chunks * chunk + OVERLAP_SAMPLES - len(waveform))))
+    padded = np.pad(waveform, (0, max(0, chunks * chunk + card.overlap_samples - len(waveform))))
     starts = range(0, chunks * chunk, chunk)
     inputs = np.stack([np.zeros(whole, np.float32), *(padded[s : s + whole] for s in starts)])
     outputs: list[np.ndarray] = []

@@ -19,7 +19,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from rdsdk.errors import ConfigError, DataError
+from rdsdk.data import pocketsphinx
+from rdsdk.errors import DataError
 
 SAMPLE_RATE = 16_000
 FRAMES_PER_SECOND = 100
@@ -90,14 +91,7 @@ class Aligner:
     """
 
     def __init__(self, more: Pronounced | None = None) -> None:
-        try:
-            from pocketsphinx import Decoder
-        except ImportError as error:
-            raise ConfigError(
-                "cutting words out of sentences needs PocketSphinx, which is not installed; "
-                "run `pip install pocketsphinx`"
-            ) from error
-        self._decoder: Any = Decoder(lm=None, loglevel="FATAL", samprate=float(SAMPLE_RATE))
+        self._decoder = pocketsphinx.new_decoder(lm=None)
         for word, phones in (more or {}).items():
             if self._decoder.lookup_word(word.lower()) is None:
                 self._decoder.add_word(word.lower(), " ".join(phones), True)

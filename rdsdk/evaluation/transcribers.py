@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import rdsdk
+from rdsdk.data import pocketsphinx
 from rdsdk.decoding.decoder import new_decoder
 from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.decoding.vocabulary import Vocabulary
@@ -126,11 +127,12 @@ def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool 
             frames = None
         else:
             chunk = context.chunk_frames * HOP_SAMPLES
-            _, state = student(torch.zeros(1, chunk + OVERLAP_SAMPLES))
+            overlap = student.config.overlap_samples
+            _, state = student(torch.zeros(1, chunk + overlap), followed=True)
             frames = max(1, -(-(len(samples) - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
-            length = -(-frames // context.chunk_frames) * chunk + OVERLAP_SAMPLES
+            length = -(-frames // context.chunk_frames) * chunk + overlap
             samples = np.pad(samples, (0, length - len(samples)))
-            output, _ = student(torch.from_numpy(samples)[None], state)
+            output, _ = student(torch.from_numpy(samples)[None], state, followed=True)
     assert output.log_probs is not None
     return output.log_probs[0, :frames].clone()
 
@@ -175,13 +177,7 @@ def _from_checkpoint(
 
 
 def _pocketsphinx() -> Transcriber:
-    try:
-        from pocketsphinx import Decoder
-    except ImportError as error:
-        raise ConfigError(
-            f"PocketSphinx is not installed ({error}); run: pip install pocketsphinx"
-        ) from error
-    decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+    decoder = pocketsphinx.new_decoder()
 
     def transcribe(samples: NDArray[np.float32]) -> str:
         if len(samples) < RECEPTIVE_FIELD_SAMPLES:

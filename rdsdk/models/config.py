@@ -96,7 +96,11 @@ class EncoderConfig:
             it stays small, so that loud and soft moments remain different after the norm.
         conv_bias: whether the convolutions have a bias.
         position_kernel, position_groups: the position convolution.
-        position: ``"centred"`` looks ahead half its kernel, as published; ``"causal"`` does not.
+        position: ``"centred"`` looks ahead half its kernel, as published; ``"causal"`` only
+            ``lookahead_frames``.
+        lookahead_frames: how far the causal position convolution looks beyond a chunk, so that its
+            last frames too are read with something of what follows; the wait for a chunk is that
+            much longer.
         context: chunk-wise attention, or None for full context (bidirectional).
         reused_map: ``"as_is"`` applies the owner's map, as the paper says; ``"softmax_again"``
             puts it through a second softmax first, as the released code and checkpoints do.
@@ -117,6 +121,7 @@ class EncoderConfig:
     position_kernel: int = 128
     position_groups: int = 16
     position: Position = "centred"
+    lookahead_frames: int = 0
     context: Context | None = None
     reused_map: ReusedMap = "as_is"
     dropout: float = 0.1
@@ -136,6 +141,11 @@ class EncoderConfig:
         """d, the width of one attention head."""
         return self.width // self.heads
 
+    @property
+    def overlap_samples(self) -> int:
+        """What a stream's call shares with the next: the rest of the last frame, and lookahead."""
+        return OVERLAP_SAMPLES + HOP_SAMPLES * self.lookahead_frames
+
     def __post_init__(self) -> None:
         for name in ("width", "ffn", "heads", "position_kernel", "position_groups"):
             value = getattr(self, name)
@@ -146,6 +156,14 @@ class EncoderConfig:
         if self.width % self.position_groups:
             raise ConfigError(
                 f"width {self.width} is not a multiple of position_groups {self.position_groups}"
+            )
+        ahead, most = self.lookahead_frames, self.position_kernel - 1
+        if not isinstance(ahead, int) or not 0 <= ahead <= (
+            most if self.position == "causal" else 0
+        ):
+            raise ConfigError(
+                f"lookahead_frames must be 0 to {most} with position='causal' and 0 without, got "
+                f"{ahead!r} with position={self.position!r}"
             )
         if not 0.0 < self.first_norm_epsilon < 1.0:
             raise ConfigError(

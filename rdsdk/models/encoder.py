@@ -28,18 +28,24 @@ class PositionConv(nn.Module):
         kernel, width = config.position_kernel, config.width
         causal = config.position == "causal"
         # An even centred kernel reaches one frame further back than ahead, as published.
-        self.padding = (0, 0) if causal else (kernel // 2, kernel - 1 - kernel // 2)
+        self.padding = (
+            (0, config.lookahead_frames) if causal else (kernel // 2, kernel - 1 - kernel // 2)
+        )
         self.conv = nn.Conv2d(width, width, (1, kernel), groups=config.position_groups)
         nn.init.normal_(self.conv.weight, std=(4 / (kernel * width)) ** 0.5)
         assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
         weight_norm(self.conv, dim=3)
 
-    def forward(self, x_btd: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, D), past (B, k-1, D) if causal else (B, 0, D) -> positions (B, T, D), past."""
+    def forward(self, x_btd: Tensor, past: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
+        """x (B, T + ahead, D), past (B, k-1-a, D) if causal else (B, 0, D) -> positions (B, T, D)
+        and the next past. Of the a frames that it looks ahead, ``ahead`` are given, the rest zero.
+        """
         history = torch.cat([past, x_btd], dim=1)
-        x_bd1t = F.pad(history.transpose(1, 2), self.padding).unsqueeze(2)
-        kept = history[:, history.shape[1] - past.shape[1] :]
+        before, after = self.padding
+        x_bd1t = F.pad(history.transpose(1, 2), (before, after - ahead)).unsqueeze(2)
+        end = history.shape[1] - ahead
+        kept = history[:, end - past.shape[1] : end]
         return F.gelu(self.conv(x_bd1t)).squeeze(2).transpose(1, 2), kept
 
 
@@ -106,6 +112,7 @@ class Encoder(nn.Module):
         frame_counts: Tensor | None = None,
         frame_mask: Tensor | None = None,
         context: Context | Literal["full", "configured"] = "configured",
+        followed: bool = False,
     ) -> tuple[list[Tensor], EncoderState]:
         """frames (B, T, C) -> the hidden state (B, T, D) after each layer, and the next state.
 
@@ -117,13 +124,17 @@ class Encoder(nn.Module):
             frame_mask: (B, T) True where the mask embedding replaces the frame (masked training).
             context: ``"configured"`` as the architecture says; a streaming student is trained with
                 others too (``"full"`` sees the whole recording, so it takes no state).
+            followed: the last ``lookahead_frames`` of the frames are what follows: they are looked
+                at, give no hidden states, and come again in the next call. Otherwise nothing
+                follows: the lookahead of the last frames sees silence, as in the published models.
         """
         if context == "configured":
             context = self.config.context or "full"
         left, chunk = (
             (0, None) if context == "full" else (context.left_frames, context.chunk_frames)
         )
-        batch, length = frames.shape[0], frames.shape[1]
+        ahead = self.config.lookahead_frames if followed else 0
+        batch, length = frames.shape[0], frames.shape[1] - ahead
         x_btd = self.project(frames)
         if frame_mask is not None:
             x_btd = torch.where(frame_mask[..., None], self.mask_embedding.to(x_btd.dtype), x_btd)
@@ -134,16 +145,18 @@ class Encoder(nn.Module):
         if chunk is not None or frame_counts is not None:
             valid_bt = x_btd.new_ones(batch, length)
             if frame_counts is not None:
-                index = torch.arange(length, device=frames.device)
-                valid_bt = (index < frame_counts[:, None]).to(x_btd.dtype)
+                index = torch.arange(length + ahead, device=frames.device)
+                heard_bt = (index < frame_counts[:, None]).to(x_btd.dtype)
                 # Padding is silence to the position convolution too, as in the published models.
-                x_btd = x_btd * valid_bt[..., None]
+                x_btd = x_btd * heard_bt[..., None]
+                valid_bt = heard_bt[:, :length]
             valid_bk = torch.cat([state.valid, valid_bt], dim=1)
             mask_btk = attention_mask(length, left, chunk, valid_bk)
             mask_ntk = mask_btk.repeat_interleave(self.config.heads, dim=0)
 
-        positions, past = self.position_conv(x_btd, state.positions)
-        x_btd = self.dropout(self.position_norm(x_btd + positions))
+        positions, past = self.position_conv(x_btd, state.positions, ahead)
+        heard_btd = x_btd[:, :length] if ahead else x_btd
+        x_btd = self.dropout(self.position_norm(heard_btd + positions))
 
         hidden: list[Tensor] = []
         keys: list[Tensor] = []

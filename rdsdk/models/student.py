@@ -62,12 +62,14 @@ class Student(nn.Module):
         sample_counts: Tensor | None = None,
         frame_mask: Tensor | None = None,
         context: Context | Literal["full", "configured"] = "configured",
+        followed: bool = False,
     ) -> tuple[StudentOutput, EncoderState]:
         """waveform (B, S) -> (output, next state).
 
-        When streaming, ``waveform`` is whole chunks of 320-sample hops and the 80 samples that
-        follow them, which are given again at the start of the next call: the extractor's valid
-        convolutions need no state of their own. The other arguments are those of ``Encoder``;
+        When streaming, ``waveform`` is whole chunks of 320-sample hops and the
+        ``config.overlap_samples`` that follow them, which are given again at the start of the next
+        call: the extractor's valid convolutions need no state of their own. ``followed`` says that
+        they are there. The other arguments are those of ``Encoder``;
         ``sample_counts`` (B,) are the real samples of each row of a padded batch. Padding changes
         nothing of a shorter row, except with ``extractor_norm="group"``, whose statistics over
         time include the padding (as in the published models).
@@ -81,6 +83,7 @@ class Student(nn.Module):
             frame_counts=frame_counts,
             frame_mask=frame_mask,
             context=context,
+            followed=followed,
         )
 
     def hear(
@@ -91,10 +94,16 @@ class Student(nn.Module):
         frame_counts: Tensor | None = None,
         frame_mask: Tensor | None = None,
         context: Context | Literal["full", "configured"] = "configured",
+        followed: bool = False,
     ) -> tuple[StudentOutput, EncoderState]:
         """The same from the extractor's frames (B, T, C); arguments as for ``Encoder``."""
         hidden, state = self.encoder(
-            frames, state, frame_counts=frame_counts, frame_mask=frame_mask, context=context
+            frames,
+            state,
+            frame_counts=frame_counts,
+            frame_mask=frame_mask,
+            context=context,
+            followed=followed,
         )
         log_probs = None if self.ctc_head is None else self.ctc_head(hidden[-1])
         return StudentOutput(hidden, log_probs), state

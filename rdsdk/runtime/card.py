@@ -13,7 +13,7 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 
 CARD_VERSION = 1
-OVERLAP_SAMPLES = 80  # receptive field less hop: what one block of samples shares with the next
+OVERLAP_SAMPLES = 80  # receptive field less hop: what one frame shares with the next
 WAVEFORM = "waveform"
 
 
@@ -44,6 +44,8 @@ class Card:
     """The card of an artefact of version 1.
 
     ``context`` is None for a full-context (bidirectional) encoder; then ``state`` is empty.
+    ``overlap_samples`` are what a call of a stream shares with the next: the rest of its last
+    frame, and the frames that it only looks ahead to.
     ``state`` maps the name of each state tensor to its shape; a fresh state is all zeros.
     """
 
@@ -55,6 +57,7 @@ class Card:
     sample_rate: int
     hop_samples: int
     receptive_field_samples: int
+    overlap_samples: int
     context: Context | None
     lookahead_seconds: float
     precision: str
@@ -151,6 +154,8 @@ def _parse(value: Mapping[str, Any]) -> Card:
         sample_rate=_positive(value, "sample_rate"),
         hop_samples=_positive(value, "hop_samples"),
         receptive_field_samples=_positive(value, "receptive_field_samples"),
+        # Cards of before lookahead do not name it.
+        overlap_samples=_positive({"overlap_samples": OVERLAP_SAMPLES, **value}, "overlap_samples"),
         context=None
         if context is None
         else Context(_positive(context, "chunk_frames"), _positive(context, "left_frames")),
@@ -186,6 +191,12 @@ def _check(card: Card) -> None:
             f"a frame of {card.receptive_field_samples} samples every {card.hop_samples} does not "
             f"overlap by {OVERLAP_SAMPLES} samples"
         )
+    beyond = card.overlap_samples - OVERLAP_SAMPLES
+    if beyond < 0 or beyond % card.hop_samples or (beyond and card.context is None):
+        raise _CardFault(
+            f"overlap_samples is {card.overlap_samples}, expected {OVERLAP_SAMPLES} and, when "
+            f"streaming, whole hops of {card.hop_samples} more"
+        )
     if "forward" not in card.methods:
         raise _CardFault(f"no method forward among {sorted(card.methods)}")
     for name, method in card.methods.items():
@@ -202,7 +213,7 @@ def _check(card: Card) -> None:
             )
     if (card.context is None) != (not card.state):
         raise _CardFault("a streaming context and a state go together, but only one is there")
-    chunk = card.chunk_samples + OVERLAP_SAMPLES
+    chunk = card.chunk_samples + card.overlap_samples
     if card.context is not None:
         method = card.methods["forward"]
         if not method.min_samples <= chunk <= method.max_samples:

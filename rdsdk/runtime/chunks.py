@@ -29,7 +29,8 @@ class ChunkedFrames:
         assert card.context is not None
         self._program = program
         self._hop = card.hop_samples
-        self._overlap = card.receptive_field_samples - card.hop_samples
+        self._overlap = card.overlap_samples
+        self._frame_overlap = card.receptive_field_samples - card.hop_samples
         self._chunk = card.chunk_samples
         most = (card.methods["forward"].max_samples - self._overlap) // self._chunk
         wanted = int(call_seconds * card.sample_rate) // self._chunk
@@ -62,10 +63,11 @@ class ChunkedFrames:
         if not total or self._ended:
             return
         # Every sample lies in some frame, and a frame without any real sample is no frame.
-        missing = max(1, -(-(total - self._overlap) // self._hop)) - self._frames
+        missing = max(1, -(-(total - self._frame_overlap) // self._hop)) - self._frames
         rest = self._pending.first(len(self._pending))
         chunks = -(-(missing + TAIL_FRAMES) * self._hop // self._chunk)
-        padded = np.pad(rest, (0, chunks * self._chunk + self._overlap - len(rest)))
+        # The frames that are only looked ahead to may reach as far as the chunks, or further.
+        padded = np.pad(rest, (0, max(0, chunks * self._chunk + self._overlap - len(rest))))
         outputs, state = [], self._state
         for start in range(0, chunks * self._chunk, self._chunk):
             block = padded[start : start + self._chunk + self._overlap]

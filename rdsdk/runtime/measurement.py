@@ -119,7 +119,7 @@ def measure(
     ahead = len(waveform)
     if program.card.context is not None:
         chunk = program.card.chunk_samples
-        ahead = chunk + program.card.receptive_field_samples - program.card.hop_samples
+        ahead = chunk + program.card.overlap_samples
         if len(waveform) < 2 * ahead:
             raise ConfigError(
                 f"seconds is {seconds:g}, expected at least {2 * ahead / SAMPLE_RATE:.2f}: {path} "

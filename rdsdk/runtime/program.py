@@ -89,8 +89,7 @@ class Program:
             ModelError: the program failed.
         """
         if self._silent is None:
-            overlap = self.card.receptive_field_samples - self.card.hop_samples
-            silence = np.zeros(self.card.chunk_samples + overlap, np.float32)
+            silence = np.zeros(self.card.chunk_samples + self.card.overlap_samples, np.float32)
             self._silent = self.step(silence).state
         return self._silent
 
@@ -165,9 +164,9 @@ class Program:
 
     def _check_length(self, method: Method, waveform: np.ndarray) -> None:
         context = self.card.context
-        overlap = self.card.receptive_field_samples - self.card.hop_samples
         samples = waveform.shape[0] if waveform.ndim == 1 else -1
-        whole = context is None or (samples - overlap) % self.card.chunk_samples == 0
+        advance = samples - self.card.overlap_samples
+        whole = context is None or advance % self.card.chunk_samples == 0
         if not method.min_samples <= samples <= method.max_samples or not whole:
             chunks = "" if context is None else f" in whole chunks of {context.chunk_frames} frames"
             raise ModelError(
@@ -229,9 +228,7 @@ class Program:
                 outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
         except _FAULTS as error:
             raise ModelError(f"{self.path}: its method {method} is unreadable ({error})") from None
-        frames = (
-            expected.max_samples - (card.receptive_field_samples - card.hop_samples)
-        ) // card.hop_samples
+        frames = (expected.max_samples - card.overlap_samples) // card.hop_samples
         wanted_inputs = [(1, expected.max_samples), *card.state.values()]
         symbols = None if card.vocabulary is None else len(card.vocabulary)
         wanted_outputs: list[tuple[int | None, ...]] = [

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from rdsdk.data import pocketsphinx
 from rdsdk.data.growing_rows import rows_so_far
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
@@ -76,19 +77,13 @@ class Listener:
     """
 
     def __init__(self) -> None:
-        try:
-            from pocketsphinx import Decoder
-        except ImportError as error:
-            raise ConfigError(
-                f"PocketSphinx is not installed ({error}); run: pip install pocketsphinx"
-            ) from error
-        self._new_decoder = Decoder
+        pocketsphinx.new_decoder()  # here and now, if it is missing
 
     def words(self, waveform: NDArray[np.float32]) -> list[Heard]:
         """What is said in (S,) samples at 16 kHz, in capitals."""
         samples = (np.clip(waveform, -1, 1) * 32_767).astype("<i2")
         # A fresh one (half a second): it adapts, and what it hears would depend on what it heard.
-        decoder: Any = self._new_decoder(samprate=float(SAMPLE_RATE), loglevel="FATAL")
+        decoder = pocketsphinx.new_decoder()
         decoder.start_utt()
         decoder.process_raw(samples.tobytes(), full_utt=True)
         decoder.end_utt()

@@ -10,8 +10,8 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
+from rdsdk.models.growth import widened, with_lookahead
 from rdsdk.models.student import Student
-from rdsdk.models.widening import widened
 from rdsdk.training.finetuning import Optimisation, Regularisation
 from rdsdk.training.imitation import Imitation
 from rdsdk.training.run_recipe import RunRecipe, parse_recipe, recipe_parser
@@ -27,7 +27,9 @@ class StudentChoice:
             kept if it has the same vocabulary, its projection heads are left behind.
         context: makes a preset stream with this context; None keeps the preset's own.
         ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing
-            (``rdsdk.models.widening``). None keeps the architecture's.
+            (``rdsdk.models.growth``). None keeps the architecture's.
+        lookahead_frames: how far beyond its chunk the position convolution looks; a checkpoint's
+            is moved there (``rdsdk.models.growth``). None keeps the architecture's.
         dropout: rate in training; None keeps the architecture's.
     """
 
@@ -35,6 +37,7 @@ class StudentChoice:
     checkpoint: str | None = None
     context: Context | None = None
     ffn: int | None = None
+    lookahead_frames: int | None = None
     dropout: float | None = None
 
     def build(self, vocabulary: Vocabulary) -> Student:
@@ -51,6 +54,8 @@ class StudentChoice:
                 config = config.streaming(self.context)
             if self.ffn is not None:
                 config = replace(config, ffn=self.ffn)
+            if self.lookahead_frames is not None:
+                config = replace(config, lookahead_frames=self.lookahead_frames)
         else:
             assert self.checkpoint is not None
             if self.context is not None:
@@ -58,6 +63,9 @@ class StudentChoice:
             source = checkpoint.load(self.checkpoint)
             if self.ffn is not None:
                 source = replace(source, student=widened(source.student, self.ffn))
+            if self.lookahead_frames is not None:
+                ahead = with_lookahead(source.student, self.lookahead_frames)
+                source = replace(source, student=ahead)
             config = source.student.config
         if self.dropout is not None:
             config = replace(config, dropout=self.dropout)

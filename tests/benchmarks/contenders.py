@@ -184,7 +184,7 @@ def _pte(plan: dict[str, Any], waveform: np.ndarray) -> Callable[[], Pass]:
     if plan["runtime"] != STREAMED:
         return lambda: Pass(program.forward(waveform).hidden, [])
     chunk = program.card.chunk_samples
-    overlap = program.card.receptive_field_samples - program.card.hop_samples
+    overlap = program.card.overlap_samples
 
     clock = CLOCKS[plan["clock"]]
 

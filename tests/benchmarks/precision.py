@@ -59,7 +59,7 @@ def samples_of(path: Path, seconds: float) -> int:
     card = Program(path).card
     if card.context is None:
         return round(seconds * card.sample_rate)
-    overlap = card.receptive_field_samples - card.hop_samples
+    overlap = card.overlap_samples
     most = (card.methods["forward"].max_samples - overlap) // card.chunk_samples
     chunks = min(most, max(1, round(seconds * card.sample_rate / card.chunk_samples)))
     return chunks * card.chunk_samples + overlap

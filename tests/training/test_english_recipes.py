@@ -63,6 +63,15 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert whole.lexicon == sequence.lexicon
     assert whole.regularisation.sequence_steps == whole.optimisation.steps
     assert not whole.optimisation.freeze_extractor
+    ahead = read_recipe(["--config", "english-mini-ahead"])[0]
+    assert ahead.student.checkpoint == f"{whole.output}/best"
+    grown = replace(ahead.student, checkpoint=None, ffn=None, lookahead_frames=None)
+    assert grown == replace(whole.student, checkpoint=None)
+    changed = replace(ahead, student=whole.student, output=whole.output)
+    assert changed == replace(
+        whole, optimisation=ahead.optimisation, regularisation=ahead.regularisation
+    )
+    assert ahead.regularisation.sequence_steps == ahead.optimisation.steps
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -117,6 +126,12 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert learnt.config == made.student.config
     moved = learnt.extractor.state_dict()
     assert not any(torch.equal(moved[name], theirs[name]) for name in theirs)
+    ahead = ["--config", "english-mini-ahead", *whole[2:-2], "student.ffn=72"]
+    ahead += ["student.lookahead_frames=2"]
+    ahead += [f"student.checkpoint={tmp_path / 'whole' / 'best'}", f"output={tmp_path / 'ahead'}"]
+    assert cli.main(ahead) == 0
+    grown = checkpoint.load(tmp_path / "ahead" / "best").student.config
+    assert grown == replace(learnt.config, ffn=72, lookahead_frames=2)
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Captions(modelPath: String, cardJson: String) : Closeable {
     /** There is no more sound: the last lines. A symbol may come up to 10 frames after its sound. */
     fun finish(): List<String> {
         val lines = mutableListOf<String>()
-        val all = max(1L, (samples - card.overlap + card.hop - 1) / card.hop) + 10
+        val all = max(1L, (samples - card.frameOverlap + card.hop - 1) / card.hop) + 10
         while (samples > 0 && frames < all) {
             pending = pending.copyOf(max(pending.size, card.chunk + card.overlap))
             lines += next(minOf(all - frames, card.chunkFrames.toLong()).toInt())

@@ -11,7 +11,9 @@ class Card(json: String) {
     private val methods = root.getJSONObject("methods")
     val sampleRate = root.getInt("sample_rate")
     val hop = root.getInt("hop_samples")
-    val overlap = root.getInt("receptive_field_samples") - hop
+    /** What two frames share; what two calls share is longer where the model looks ahead. */
+    val frameOverlap = root.getInt("receptive_field_samples") - hop
+    val overlap = root.optInt("overlap_samples", frameOverlap)
     val chunkFrames = root.getJSONObject("context").getInt("chunk_frames")
     val chunk = chunkFrames * hop
     val symbols = list(vocabulary.getJSONArray("symbols")) { getString(it) }

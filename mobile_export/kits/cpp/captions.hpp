@@ -23,7 +23,9 @@ struct StateTensor {
 
 struct Card {
   std::string name;
-  size_t chunk_samples, overlap_samples, hop_samples, sample_rate, chunk_frames;
+  // What two frames share; what two calls share is longer where the model looks ahead.
+  size_t frame_overlap_samples, overlap_samples;
+  size_t chunk_samples, hop_samples, sample_rate, chunk_frames;
   std::vector<std::string> symbols;
   size_t blank;
   long boundary = -1;  // its id; -1 when every symbol is a word
@@ -43,8 +45,11 @@ struct Card {
     card.hop_samples = static_cast<size_t>(json.integer("hop_samples"));
     card.chunk_frames = static_cast<size_t>(context.integer("chunk_frames"));
     card.chunk_samples = card.chunk_frames * card.hop_samples;
-    card.overlap_samples =
+    card.frame_overlap_samples =
         static_cast<size_t>(json.integer("receptive_field_samples")) - card.hop_samples;
+    card.overlap_samples = json["overlap_samples"].is_null()
+                               ? card.frame_overlap_samples
+                               : static_cast<size_t>(json.integer("overlap_samples"));
     card.blank = static_cast<size_t>(vocabulary.integer("blank"));
     for (const Json& symbol : vocabulary["symbols"].array) {
       if (!vocabulary["word_boundary"].is_null() && symbol.string == vocabulary["word_boundary"].string)
@@ -208,7 +213,8 @@ class Captions {
     std::vector<std::string> lines;
     if (samples_ > 0) {
       const size_t hop = card_.hop_samples, overlap = card_.overlap_samples;
-      const size_t beyond = samples_ > overlap ? samples_ - overlap : 0;
+      const size_t shared = card_.frame_overlap_samples;
+      const size_t beyond = samples_ > shared ? samples_ - shared : 0;
       const size_t all_frames = std::max<size_t>(1, (beyond + hop - 1) / hop);
       for (size_t missing = all_frames + tail_frames - frames_; missing > 0;) {
         pending_.resize(std::max(pending_.size(), card_.chunk_samples + overlap), 0.0f);

@@ -71,7 +71,7 @@ extension Captions {
     /// There is no more sound: the last lines. A symbol may come up to 10 frames after its sound.
     func finish() throws -> [String] {
         var lines: [String] = []
-        let all = max(1, (samples - card.overlap + card.hopSamples - 1) / card.hopSamples) + 10
+        let all = max(1, (samples - card.frameOverlap + card.hopSamples - 1) / card.hopSamples) + 10
         while samples > 0 && frames < all {
             let missing = max(0, card.chunk + card.overlap - pending.count)
             pending += [Float](repeating: 0, count: missing)

@@ -13,10 +13,13 @@ struct Card: Decodable {
     let sampleRate: Int
     let hopSamples: Int
     let receptiveFieldSamples: Int
+    let overlapSamples: Int?
     let vocabulary: Vocabulary
     let context: Context
 
-    var overlap: Int { receptiveFieldSamples - hopSamples }
+    /// What two frames share; what two calls share is longer where the model looks ahead.
+    var frameOverlap: Int { receptiveFieldSamples - hopSamples }
+    var overlap: Int { overlapSamples ?? frameOverlap }
     var chunk: Int { context.chunkFrames * hopSamples }
 
     static func read(_ url: URL) throws -> Card {
