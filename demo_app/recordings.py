@@ -1,12 +1,14 @@
 """Hear recordings and see what was understood: python -m demo_app.recordings [FILE ...]
 
-Without files, the digit recordings that come with the source are transcribed and compared with
-what was really said. Only public names of rdsdk are used; all the rest is drawing.
+Without files, the recordings that come with the source are transcribed and compared with what was
+really said: read English, and digits with --model digits. Only public names of rdsdk are used; all
+the rest is drawing.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 import time
@@ -22,7 +24,7 @@ from rich.text import Text
 
 import rdsdk
 
-RECORDINGS = Path(__file__).parent.parent / "tests" / "assets" / "digits"
+ASSETS = Path(__file__).parent.parent / "tests" / "assets"
 LINE_CELLS = 40  # the width of a time line
 
 
@@ -43,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     try:
         recognizer = rdsdk.load(arguments.model)
-        recordings = [Recording(path) for path in arguments.files] or bundled_recordings()
+        folder = recordings_of(recognizer)
+        recordings = [Recording(path) for path in arguments.files] or bundled_recordings(folder)
         for recording in recordings:
             try:
                 show(recording, recognizer, screen)
@@ -59,26 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = ", ".join(card.training_data) or "unknown data"
     screen.print(Text(f"Model {card.name}: {card.licence}; trained on {data}.", style="dim"))
     if not arguments.files:
-        screen.print(Text(f"Recordings: {attribution()}", style="dim"))
+        screen.print(Text(f"Recordings: {attribution(folder)}", style="dim"))
     return 2 if failed else 0
 
 
-def bundled_recordings() -> list[Recording]:
-    """The recordings of the source tree, with what is said in them."""
-    manifest = RECORDINGS / "manifest.jsonl"
+def recordings_of(recognizer: rdsdk.Recognizer) -> Path:
+    """The folder of the source tree with what this model is for; no model has learnt from it."""
+    return ASSETS / ("digits" if recognizer.card.name == "digits" else "unseen")
+
+
+def bundled_recordings(folder: Path) -> list[Recording]:
+    """The recordings of a folder, with what is said in them."""
+    manifest = folder / "manifest.jsonl"
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
     except OSError:
         raise rdsdk.AudioError(
-            f"the recordings of the demo are not at {RECORDINGS}; give files of your own"
+            f"the recordings of the demo are not at {folder}; give files of your own"
         ) from None
     rows = [json.loads(line) for line in lines if line.strip()]
-    return [Recording(RECORDINGS / row["audio"], row["text"]) for row in rows]
+    return [Recording(folder / row["audio"], row["text"]) for row in rows]
 
 
-def attribution() -> str:
-    """Whose the recordings of the source tree are, and under which licences."""
-    rows = map(json.loads, (RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines())
+def attribution(folder: Path) -> str:
+    """Whose the recordings of a folder are, and under which licences."""
+    rows = map(json.loads, (folder / "manifest.jsonl").read_text("utf-8").splitlines())
     return "; ".join(sorted({f"{row['source']}, {row['licence']}" for row in rows}))
 
 
@@ -105,10 +113,24 @@ def show(recording: Recording, recognizer: rdsdk.Recognizer, screen: Console) ->
     )
     screen.print(Text.assemble(("heard  ", "dim"), (text or "(nothing)", "bold")))
     if recording.truth is not None:
-        right = text.split() == recording.truth.upper().split()
-        mark = ("  =", "green") if right else ("  differs", "red")
-        screen.print(Text.assemble(("said   ", "dim"), recording.truth.upper(), mark))
+        screen.print(Text.assemble(("said   ", "dim"), *compared(text, recording.truth)))
     screen.print()
+
+
+def compared(heard: str, truth: str) -> Iterator[tuple[str, str]]:
+    """What was said, red where something else was heard, and how many of its words were."""
+    said, got = truth.upper().split(), heard.upper().split()
+    blocks = difflib.SequenceMatcher(None, got, said, autojunk=False).get_matching_blocks()
+    found = {block.b + offset for block in blocks for offset in range(block.size)}
+    for number, word in enumerate(said):
+        yield word, "" if number in found else "red"
+        yield " ", ""
+    if got == said:
+        yield " =", "green"
+    else:
+        more = max(0, len(got) - len(said))
+        yield f" {len(found)} of {len(said)} words", "yellow"
+        yield f", {more} too many" if more else "", "yellow"
 
 
 def picture(words: list[rdsdk.Word], seconds: float) -> Table:

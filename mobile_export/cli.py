@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     found = parser.add_argument_group(
         "how a .pte finds its text unless it is asked otherwise",
-        "A beam search (pip install 'rdsdk[lm]') instead of the likeliest symbols: it is written "
+        "A beam search instead of the likeliest symbols: it is written "
         "into the card, and the files are copied beside the artefact.",
     )
     add_search_arguments(found)

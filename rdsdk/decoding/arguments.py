@@ -17,8 +17,7 @@ Group = Any
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """A group of options; ``decoding`` reads them."""
     group = parser.add_argument_group(
-        "how text is found: as the model says, by the likeliest symbols, or by a beam search (pip "
-        "install 'rdsdk[lm]')"
+        "how text is found: as the model says, by the likeliest symbols, or by a beam search"
     )
     group.add_argument(
         "--greedy", action="store_true", help="the likeliest symbols, whatever the model says"

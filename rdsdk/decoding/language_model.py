@@ -74,8 +74,9 @@ def flashlight(name: str) -> Any:
         return import_module(f"flashlight.lib.text.{name}")
     except ImportError as error:
         raise ConfigError(
-            f"beam search, language models and hotwords need flashlight-text ({error}); run: pip "
-            "install 'rdsdk[lm]'. It has wheels for Python 3.11 and 3.12, none for later ones"
+            "beam search, language models, hotwords, and models that search by themselves need "
+            f"flashlight-text ({error}); run: pip install flashlight-text. It has wheels for "
+            "Python 3.11 and 3.12, none for later ones; the bundled model digits does without"
         ) from error
 
 

@@ -23,7 +23,7 @@ from rdsdk.runtime.program import Program
 from rdsdk.runtime.stream import Stream, frame_source
 from rdsdk.runtime.transcription import OnSegment, Transcription
 
-DEFAULT_MODEL = "digits"
+DEFAULT_MODEL = "english"
 # A path; or (samples, sample rate); or blocks (S,) at 16 kHz as they come, as from a Microphone.
 Source = str | Path | tuple[Any, float] | Iterable[np.ndarray]
 

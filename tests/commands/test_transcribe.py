@@ -54,9 +54,9 @@ def test_nothing_said_is_no_empty_line_but_an_event(transcribed):
 def test_a_gate_lets_through_what_is_speech(transcribed, capsys):
     assert transcribed("--gate=0.99") == ""  # a row of tones is none
     pin = str(ASSETS / "digits" / "theo-pin.flac")
-    said = [segment.text for segment in rdsdk.transcribe(pin)]
+    said = [segment.text for segment in rdsdk.transcribe(pin, "digits")]
     for option in ("--gate", "--gate=0.3"):
-        assert cli.main(["transcribe", pin, option]) == 0
+        assert cli.main(["transcribe", pin, "--model", "digits", option]) == 0
         assert capsys.readouterr().out.splitlines() == said != []
 
 

@@ -114,7 +114,7 @@ def test_it_is_small_and_says_where_it_comes_from_and_how_well_it_does(recognize
     assert {"dev", "dev_other", "dev_cv"} <= card.measured.keys()
     assert all("live_wer" in card.measured[name] for name in ("dev", "dev_other", "dev_cv"))
     assert card.search is not None
-    assert rdsdk.DEFAULT_MODEL == "digits"  # this one is an experiment
+    assert rdsdk.DEFAULT_MODEL == "english"
     assert cli.main(["info", "english"]) == 0
     out = capsys.readouterr().out
     assert "those of english.dict" in out

@@ -32,10 +32,10 @@ def wav(tmp_path) -> Path:
 
 @pytest.fixture
 def bundled(streaming_pte, tmp_path, monkeypatch) -> Path:
-    """A folder of bundled models with one named digits."""
+    """A folder of bundled models with one named english."""
     folder = tmp_path / "pretrained"
     folder.mkdir()
-    (folder / "digits.pte").write_bytes(streaming_pte.read_bytes())
+    (folder / "english.pte").write_bytes(streaming_pte.read_bytes())
     monkeypatch.setattr(rdsdk.pretrained, "__path__", [str(folder)])
     module._kept.cache_clear()
     return folder
@@ -180,11 +180,11 @@ def test_nan_in_a_recording_raises_after_the_segments_before_it(recognizer):
 
 
 def test_a_bundled_name_is_loaded_and_is_the_default(bundled, wav):
-    assert rdsdk.bundled_models() == {"digits": bundled / "digits.pte"}
-    assert rdsdk.load("digits").path == bundled / "digits.pte"
-    assert rdsdk.load().path == bundled / "digits.pte"
+    assert rdsdk.bundled_models() == {"english": bundled / "english.pte"}
+    assert rdsdk.load("english").path == bundled / "english.pte"
+    assert rdsdk.load().path == bundled / "english.pte"
     assert texts(rdsdk.transcribe(wav)) == TEXTS
-    assert texts(rdsdk.transcribe(wav, "digits")) == TEXTS
+    assert texts(rdsdk.transcribe(wav, "english")) == TEXTS
 
 
 def test_the_model_of_transcribe_stays_loaded_until_its_file_changes(bundled, wav, monkeypatch):
@@ -194,7 +194,7 @@ def test_the_model_of_transcribe_stays_loaded_until_its_file_changes(bundled, wa
     for _ in range(3):
         list(rdsdk.transcribe(wav))
     assert len(loads) == 1
-    model = bundled / "digits.pte"
+    model = bundled / "english.pte"
     model.write_bytes(model.read_bytes())
     list(rdsdk.transcribe(wav))
     assert len(loads) == 2
@@ -205,17 +205,17 @@ def test_transcribe_takes_a_recognizer(recognizer, wav):
 
 
 def test_an_unknown_name_lists_the_bundled_ones(bundled):
-    with pytest.raises(ModelError, match="no model is named 'sevens'; bundled models: digits"):
+    with pytest.raises(ModelError, match="no model is named 'sevens'; bundled models: english"):
         rdsdk.load("sevens")
 
 
 def test_no_bundled_model_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setattr(rdsdk.pretrained, "__path__", [str(tmp_path)])
     with pytest.raises(ModelError, match="none in this installation"):
-        rdsdk.load("digits")
+        rdsdk.load("english")
 
 
-@pytest.mark.parametrize("model", ["missing.pte", "some/folder/model", Path("digits")])
+@pytest.mark.parametrize("model", ["missing.pte", "some/folder/model", Path("english")])
 def test_a_path_that_is_missing_is_called_a_file(bundled, model):
     with pytest.raises(ModelError, match="no such file"):
         rdsdk.load(model)
