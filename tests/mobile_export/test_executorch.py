@@ -119,7 +119,9 @@ def test_the_card_is_in_the_file_and_the_runtime_needs_nothing_else(
     assert (card.name, card.precision, card.licence) == ("small-test", "int8", "CC0")
     assert card.measured == {"wer": 0.5}
     assert card.parameters == Student(SMALL, 29).parameter_count()
-    assert card.lookahead_seconds == pytest.approx(3 * 0.02)
+    # Three frames of the chunk and the two beyond it.
+    assert card.lookahead_seconds == pytest.approx(5 * 0.02)
+    assert card.overlap_samples == SMALL.overlap_samples == 80 + 2 * 320
     assert small_int8.state_bytes == card.state_bytes
     recording = sorted((assets / "speech").glob("*.flac"))[0]
     features = recognizer.features(recording)
@@ -157,9 +159,11 @@ def test_features_of_chosen_layers_are_the_checkpoints(
     generator = np.random.default_rng(0)
     sound = (0.1 * generator.normal(size=320 * 40 + 80)).astype(np.float32)
     with torch.no_grad():
-        # A stream begins after a chunk of silence.
-        _, state = small.student(torch.zeros(1, 320 * 4 + 80))
-        output, _ = small.student(torch.from_numpy(sound)[None], state)
+        # A stream begins after a chunk of silence, and silence is what it sees beyond the end.
+        silence = np.zeros(320 * 2, np.float32)
+        _, state = small.student(torch.zeros(1, 320 * 4 + 80 + len(silence)), followed=True)
+        heard = torch.from_numpy(np.concatenate([sound, silence]))[None]
+        output, _ = small.student(heard, state, followed=True)
     for layer in (1, 4):
         features = recognizer.features((sound, 16_000), layer)
         np.testing.assert_allclose(features, output.hidden[layer - 1][0].numpy(), atol=2e-4)

@@ -47,7 +47,9 @@ def test_position_products_are_the_position_convolution(kernel: int, position: s
     assert (products(x_btd, past)[0] - expected).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("config", [preset("tiny"), FULL_CONTEXT])
+@pytest.mark.parametrize(
+    "config", [preset("tiny"), replace(preset("tiny"), lookahead_frames=3), FULL_CONTEXT]
+)
 def test_a_student_of_products_is_the_student(config: object) -> None:
     student = make_checkpoint(config).student  # type: ignore[arg-type]
     products = with_products(folded(student.copy()))
@@ -57,7 +59,13 @@ def test_a_student_of_products_is_the_student(config: object) -> None:
     waveform = torch.from_numpy(probe_sound(1.3))[None, : 320 * 64 + 80]
     with torch.no_grad():
         expected, got = student(waveform)[0], products(waveform)[0]
+        torch.testing.assert_close(got.hidden[-1], expected.hidden[-1], atol=1e-4, rtol=1e-4)
+        if student.config.context is None:
+            return
+        calls = [student(waveform, followed=True), products(waveform, followed=True)]
+        (expected, then), (got, state) = calls
     torch.testing.assert_close(got.hidden[-1], expected.hidden[-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(state.positions, then.positions, atol=1e-4, rtol=1e-4)
 
 
 def test_int8_rounds_all_but_the_first_convolution(streaming: Checkpoint) -> None:
@@ -86,12 +94,13 @@ def test_int8_is_the_same_at_every_chunk_size(small_int8: Exported, small_fp32: 
     sound = probe_sound(3.0, seed=3)
     assert SMALL.context is not None
     chunk = 320 * SMALL.context.chunk_frames
-    waveform = sound[: chunk * 12 + 80]
+    overlap = SMALL.overlap_samples
+    waveform = sound[: chunk * 12 + overlap]
 
     def streamed(made: Exported, chunks: list[int]) -> np.ndarray:
         program, state, heard, at = Program(made.path), None, [], 0
         for count in chunks:
-            output = program.forward(waveform[at : at + count * chunk + 80], state)
+            output = program.forward(waveform[at : at + count * chunk + overlap], state)
             state, at = output.state, at + count * chunk
             heard.append(output.hidden)
         return np.concatenate(heard)

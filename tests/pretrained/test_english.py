@@ -4,6 +4,7 @@ lexicon and the language model that ship beside it."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from rdsdk.models import checkpoint
 SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 ROWS = [json.loads(line) for line in (SPEECH / "manifest.jsonl").open()]
 TEXTS = [row["text"] for row in ROWS]
+UNSEEN = SPEECH.parent / "unseen"
+UNSEEN_ROWS = [json.loads(line) for line in (UNSEEN / "manifest.jsonl").open()]
 PRETRAINED = Path(rdsdk.bundled_models()["english"]).parent
 
 
@@ -40,6 +43,13 @@ def test_read_sentences_are_recognised_for_the_most_part(heard):
     assert error_rates(TEXTS, heard).wer < 0.45
     # Negative control: the texts of other recordings do not fit.
     assert error_rates(TEXTS[1:] + TEXTS[:1], heard).wer > 0.85
+
+
+def test_sentences_of_speakers_it_never_heard_are_recognised_for_the_most_part(recognizer):
+    texts = [row["text"] for row in UNSEEN_ROWS]
+    heard = [text_of(recognizer, UNSEEN / row["audio"]) for row in UNSEEN_ROWS]
+    assert error_rates(texts, heard).wer < 0.45
+    assert error_rates(texts[1:] + texts[:1], heard).wer > 0.85
 
 
 def test_words_are_those_of_the_lexicon_beside_it_with_times_in_order(recognizer):
@@ -83,6 +93,21 @@ def test_hotwords_bring_out_what_was_said(recognizer):
     assert "REBECCA" in said.split()
     other = " ".join(s.text for s in recognizer.transcribe(source, hotwords=["ZANZIBAR"]))
     assert "ZANZIBAR" not in other.split()
+
+
+def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = readme.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) <= 12
+    shutil.copyfile(UNSEEN / UNSEEN_ROWS[1]["audio"], tmp_path / "talk.flac")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    said = UNSEEN_ROWS[1]["text"].split()
+    finals = [line for line in out.splitlines() if " s: " in line]
+    assert sum(word in " ".join(finals).split() for word in said) > len(said) / 2
+    assert "False " in out  # a partial
+    assert out.splitlines()[-1] == "(379, 144)"
 
 
 def test_silence_gives_no_words(recognizer):

@@ -80,6 +80,9 @@ STEP = tiny_program.card(True)["methods"]["step"]
         ({"vocabulary": None}, "no vocabulary"),
         ({"vocabulary": {"symbols": ["a", "a"], "blank": 0}}, "repeat"),
         ({"hop_samples": 160}, "overlap"),
+        ({"overlap_samples": 79}, "overlap_samples is 79"),
+        ({"overlap_samples": 80 + 321}, "whole hops of 320"),
+        ({"overlap_samples": 80 + 320}, "step takes"),  # a chunk without what it looks ahead to
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"context": None}, "go together"),
         ({"context": {"chunk_frames": 4000, "left_frames": 8}}, "chunk"),
