@@ -52,9 +52,14 @@ def with_lookahead(student: Student, frames: int) -> Student:
     config = replace(student.config, lookahead_frames=frames)
     ahead = Student(config, student.symbols, student.projection_width)
     weights = student.state_dict()
-    for part, new_taps in (("original0", torch.zeros_like), ("original1", torch.randn_like)):
-        name = f"encoder.position_conv.conv.parametrizations.weight.{part}"
-        old = weights[name]
-        weights[name] = torch.cat([old[..., more:], new_taps(old[..., :more])], dim=-1)
+    # Weight norm: a gain for each tap, and a direction that turns the slower the longer it is.
+    gain, direction = (
+        f"encoder.position_conv.conv.parametrizations.weight.original{part}" for part in (0, 1)
+    )
+    old = weights[direction]
+    new_taps = old.std() * torch.randn_like(old[..., :more])
+    weights[direction] = torch.cat([old[..., more:], new_taps], dim=-1)
+    old = weights[gain]
+    weights[gain] = torch.cat([old[..., more:], torch.zeros_like(old[..., :more])], dim=-1)
     ahead.load_state_dict(weights)
     return ahead

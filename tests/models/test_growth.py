@@ -65,6 +65,9 @@ def test_a_student_given_lookahead_says_the_same_where_its_oldest_taps_saw_nothi
     assert gain.grad is not None
     assert (gain.grad[..., -3:] != 0).all()
     assert (gain[..., -3:] == 0).all()
+    # They can turn as fast as the others.
+    direction = ahead.encoder.position_conv.conv.parametrizations.weight.original1
+    assert 0.5 < direction[..., -3:].std() / direction[..., :-3].std() < 2
     # More is added to what is there; what is there is not taken away.
     assert with_lookahead(ahead, 4).config.lookahead_frames == 4
     with pytest.raises(ConfigError, match="at least the 3"):
