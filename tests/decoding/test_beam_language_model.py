@@ -104,7 +104,7 @@ def test_a_search_is_shared_until_the_language_model_changes(arpa):
     assert shared_search(LETTERS, settings, ["AB"]) is not first
 
 
-def test_without_flashlight_text_the_extra_is_named(monkeypatch):
+def test_without_flashlight_text_it_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("flashlight")]:
         monkeypatch.delitem(sys.modules, name)
     imported = builtins.__import__
@@ -116,7 +116,7 @@ def test_without_flashlight_text_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     monkeypatch.setattr("importlib.import_module", lambda name: missing(name))
-    with pytest.raises(ConfigError, match=r"pip install 'rdsdk\[lm\]'"):
+    with pytest.raises(ConfigError, match="pip install flashlight-text"):
         search()
 
 
