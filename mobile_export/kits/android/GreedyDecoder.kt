@@ -13,7 +13,7 @@ class Card(json: String) {
     val hop = root.getInt("hop_samples")
     /** What two frames share; what two calls share is longer where the model looks ahead. */
     val frameOverlap = root.getInt("receptive_field_samples") - hop
-    val overlap = root.optInt("overlap_samples", frameOverlap)
+    val overlap = if (root.has("overlap_samples")) root.getInt("overlap_samples") else frameOverlap
     val chunkFrames = root.getJSONObject("context").getInt("chunk_frames")
     val chunk = chunkFrames * hop
     val symbols = list(vocabulary.getJSONArray("symbols")) { getString(it) }
