@@ -8,8 +8,8 @@ from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.errors import ConfigError
 
 
-def new_decoder(**settings: Any) -> Any:
-    """A decoder of sound at 16 kHz with the English models of its package, which says nothing.
+def require() -> Any:
+    """Its class of decoders, whose models are not loaded yet.
 
     Raises:
         ConfigError: PocketSphinx is not installed.
@@ -20,4 +20,13 @@ def new_decoder(**settings: Any) -> Any:
         raise ConfigError(
             f"PocketSphinx is not installed ({error}); run: pip install pocketsphinx"
         ) from error
-    return Decoder(samprate=float(SAMPLE_RATE), loglevel="FATAL", **settings)
+    return Decoder
+
+
+def new_decoder(**settings: Any) -> Any:
+    """A decoder of sound at 16 kHz with the English models of its package, which says nothing.
+
+    Raises:
+        ConfigError: PocketSphinx is not installed.
+    """
+    return require()(samprate=float(SAMPLE_RATE), loglevel="FATAL", **settings)

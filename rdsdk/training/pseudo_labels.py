@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.data import pocketsphinx
 from rdsdk.data.growing_rows import rows_so_far
 from rdsdk.data.manifest import read_cuts
@@ -34,7 +35,6 @@ from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 from rdsdk.evaluation.transcribers import Transcriber, load_transcriber
 
-SAMPLE_RATE = 16_000
 HEARD, MANIFEST = "heard.jsonl", "pseudo.jsonl"
 FEWEST_WORDS, FEWEST_LETTERS = 2, 8
 """In a stretch: "of the" is heard alike by chance."""
@@ -77,7 +77,7 @@ class Listener:
     """
 
     def __init__(self) -> None:
-        pocketsphinx.new_decoder()  # here and now, if it is missing
+        pocketsphinx.require()  # told here, not at the first recording
 
     def words(self, waveform: NDArray[np.float32]) -> list[Heard]:
         """What is said in (S,) samples at 16 kHz, in capitals."""
