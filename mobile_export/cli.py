@@ -48,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.kit is not None:
         require_free(options.output)
     source = checkpoint.load(options.checkpoint)
-    if options.chunk_frames is not None or options.left_frames is not None:
-        source = checkpoint.in_context(source, options.chunk_frames, options.left_frames)
+    context = (options.chunk_frames, options.left_frames, options.right_frames)
+    if context != (None, None, None):
+        source = checkpoint.in_context(source, *context)
     if options.kit is None:
         report = _export(target, source, options.output, options)
         print(f"{options.output}: {options.precision}, proven")
@@ -117,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     context.add_argument(
         "--left-frames", type=int, metavar="N", help="frames before the chunk that it sees"
+    )
+    context.add_argument(
+        "--right-frames", type=int, metavar="N", help="frames beyond the chunk that it sees"
     )
     found = parser.add_argument_group(
         "how a .pte finds its text unless it is asked otherwise",

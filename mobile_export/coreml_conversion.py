@@ -226,10 +226,14 @@ def _drop_empty_parts(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+_VIEWS = (_aten.view.default, _aten._unsafe_view.default)
+
+
 def _read_lengths(program: ExportedProgram) -> None:
     """Take each length from a tensor that has it, where the exporter would compute it anew.
 
     It derives all of them from the waveform's by floor divisions, which coremltools makes floats.
+    A length that no tensor has before it is given one by a view is what is left over (-1).
     """
     graph = program.graph_module.graph
     having: dict[str, tuple[Node, int]] = {}
@@ -247,6 +251,11 @@ def _read_lengths(program: ExportedProgram) -> None:
                     read.meta["val"] = size
                     reads[str(size)] = read
                 node.replace_input_with(length, reads[str(size)])
+        if node.target in _VIEWS:
+            known = reads.values()
+            sizes = [-1 if isinstance(n, Node) and n not in known else n for n in node.args[1]]
+            if sizes.count(-1) == 1:
+                node.args = (node.args[0], sizes)
         for dimension, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
             if isinstance(size, torch.SymInt):
                 having.setdefault(str(size), (node, dimension))

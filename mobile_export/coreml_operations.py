@@ -205,11 +205,13 @@ def _squeeze(given: Arguments) -> Tensor:
 
 @_operation("concat")
 def _concat(given: Arguments) -> Tensor:
-    if _flag(given, "interleave"):
-        raise ModelError("concat with interleave is not described here")
     # Scalars count as vectors of one value.
     parts = [part.reshape(1) if part.ndim == 0 else part for part in given["values"]]
-    return torch.cat(parts, int(given["axis"]))
+    axis = int(given["axis"]) % parts[0].ndim
+    if _flag(given, "interleave"):
+        # The first of each part, the second of each, ...
+        return torch.stack(parts, axis + 1).flatten(axis, axis + 1)
+    return torch.cat(parts, axis)
 
 
 @_operation("stack")

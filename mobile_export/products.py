@@ -83,17 +83,17 @@ class PositionProducts(nn.Module):
         )
         assert width == self.groups * channels
 
-    def forward(self, x_btd: Tensor, past: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, x_btd: Tensor, past: Tensor, again: int = 0) -> tuple[Tensor, Tensor]:
         """As ``PositionConv``, for a batch of one."""
-        taps, shares, length = self.taps, self.kernel // self.taps, x_btd.shape[1] - ahead
+        taps, shares, length = self.taps, self.kernel // self.taps, x_btd.shape[1]
         history = torch.cat([past, x_btd], dim=1) if past.shape[1] else x_btd
-        end = history.shape[1] - ahead
+        end = history.shape[1] - again
         kept = history[:, end - past.shape[1] : end]
         # At least T / w; rounded up this way because exporters know the quotient of a quotient.
         starts = length // taps + 1
         before, after = self.padding
         # Up to the last window of the last phase, in frames.
-        padded = F.pad(history, (0, 0, before, after - ahead + taps))
+        padded = F.pad(history, (0, 0, before, after + taps))
         padded = padded[:, : taps * (starts + shares) - 1]
         frames_glc = padded.view(-1, self.groups, x_btd.shape[2] // self.groups).transpose(0, 1)
         rows = starts + shares - 1

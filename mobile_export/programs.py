@@ -6,7 +6,7 @@ Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -209,7 +209,7 @@ def card(
         lookahead_samples = methods["forward"].max_samples
         state: dict[str, tuple[int, ...]] = {}
     else:
-        lookahead_frames = config.context.chunk_frames - 1 + config.lookahead_frames
+        lookahead_frames = config.context.chunk_frames - 1 + config.context.right_frames
         lookahead_samples = lookahead_frames * HOP_SAMPLES
         state = state_shapes(config, 1, config.context.left_frames)
     data = provenance.get("training_data", [])
@@ -228,12 +228,7 @@ def card(
         "hop_samples": HOP_SAMPLES,
         "receptive_field_samples": RECEPTIVE_FIELD_SAMPLES,
         "overlap_samples": OVERLAP_SAMPLES if config.context is None else config.overlap_samples,
-        "context": None
-        if config.context is None
-        else {
-            "chunk_frames": config.context.chunk_frames,
-            "left_frames": config.context.left_frames,
-        },
+        "context": None if config.context is None else asdict(config.context),
         "lookahead_seconds": lookahead_samples / SAMPLE_RATE,
         "precision": precision,
         "methods": {

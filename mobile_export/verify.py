@@ -8,6 +8,7 @@ on a manifest its word error rate (``word_errors``).
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def for_its_latency(checkpoint: Checkpoint, config: EncoderConfig) -> Checkpoint
     context, own = config.context, checkpoint.student.config.context
     if context is None or own is None or context == own:
         return checkpoint
-    return in_context(checkpoint, context.chunk_frames, context.left_frames)
+    return in_context(checkpoint, **asdict(context))
 
 
 def _card_faults(checkpoint: Checkpoint, program: Program) -> list[str]:

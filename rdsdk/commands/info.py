@@ -50,7 +50,11 @@ def _rows(card: Card, path: Path, size_bytes: int) -> list[tuple[str, Any]]:
     else:
         chunk_ms = 1000 * card.context.chunk_frames * card.frame_seconds
         left_seconds = card.context.left_frames * card.frame_seconds
-        context = f"streaming: chunks of {chunk_ms:.0f} ms, {left_seconds:.2f} s of left context"
+        right_ms = 1000 * card.context.right_frames * card.frame_seconds
+        context = (
+            f"streaming: chunks of {chunk_ms:.0f} ms, {left_seconds:.2f} s of left and "
+            f"{right_ms:.0f} ms of right context"
+        )
     return [
         ("file", f"{path} ({size_bytes / 1e6:.2f} MB)"),
         ("name", card.name),

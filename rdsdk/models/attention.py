@@ -3,9 +3,9 @@
 Section 3.2 of arXiv 2305.11685: a reuse layer has no queries and keys of its own; it applies the
 map of an earlier layer to its own values.
 
-Shapes: B batch, H heads, N = B H, T frames, K = L + T remembered and new frames, D width, d head
-width. Heads lie in the batch axis of plain three-dimensional products, which mobile back ends run
-whole.
+Shapes: B batch, H heads, N = B H, T frames, K = L + T remembered and new frames, C frames of right
+context, D width, d head width. Heads lie in the batch axis of plain three-dimensional products,
+which mobile back ends run whole.
 """
 
 from __future__ import annotations
@@ -14,31 +14,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdsdk.models.config import ReusedMap
+from rdsdk.models.config import Context, ReusedMap
 
 MASKED = 1e4
 """Subtracted from the logits of unseen frames: finite, so that a row of padding gives no NaN."""
 
 
-def attention_mask(
-    frames: int,
-    left_frames: int,
-    chunk_frames: int | None,
-    valid_bk: Tensor,
-) -> Tensor:
-    """The additive mask (B, T, K) of chunk-wise attention over real frames.
+def attention_mask(frames: int, context: Context | None, valid_bk: Tensor) -> Tensor:
+    """The additive mask (B, T + C, K + C) of chunk-wise attention over real frames; B, T, K of
+    attention over all of them (None).
 
     Frame t of chunk c = t // chunk_frames sees frames [c chunk - left, (c + 1) chunk), counted from
-    the first new frame, where ``valid_bk`` (B, K) is 1; ``chunk_frames=None`` sees all of them.
+    the first new frame, and of the C frames of right context (``right_of_chunks``), which come last
+    and see what their chunk sees, those of its chunk; ``valid_bk`` (B, K + C) is 1 where a frame is
+    real.
     """
     seen = valid_bk[:, None, :]
-    if chunk_frames is not None:
-        query = torch.arange(frames, device=valid_bk.device)[:, None]
-        key = torch.arange(left_frames + frames, device=valid_bk.device)[None, :] - left_frames
-        start = query // chunk_frames * chunk_frames
-        inside = (key >= start - left_frames) & (key < start + chunk_frames)
+    if context is not None:
+        chunk, left, right = context.chunk_frames, context.left_frames, context.right_frames
+        query = torch.arange(frames, device=valid_bk.device)[:, None] // chunk
+        key = torch.arange(left + frames, device=valid_bk.device)[None, :] - left
+        if right:
+            behind = torch.cat([query[::chunk]] * right, dim=1).flatten()
+            query = torch.cat([query, behind[:, None]])
+        inside = (key >= query * chunk - left) & (key < (query + 1) * chunk)
+        if right:
+            inside = torch.cat([inside, behind[None, :] == query], dim=1)
         seen = seen * inside.to(seen.dtype)
     return (seen - 1.0) * MASKED
+
+
+def right_of_chunks(x_btd: Tensor, context: Context, again: int = 0) -> Tensor:
+    """(B, T + again, D) -> (B, C, D): right of each chunk of the T frames, ``right_frames``; zeros
+    where nothing follows."""
+    chunk, right = context.chunk_frames, context.right_frames
+    padded = F.pad(x_btd, (0, 0, 0, chunk + right))
+    # Counted from the end, which no exporter needs to work out.
+    ahead = [padded[:, chunk + k : k - right - again : chunk] for k in range(right)]
+    return torch.stack(ahead, dim=2).flatten(1, 2)
 
 
 def split_heads(x_btd: Tensor, heads: int) -> Tensor:

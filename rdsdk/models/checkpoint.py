@@ -37,9 +37,12 @@ class Checkpoint:
 
 
 def in_context(
-    checkpoint: Checkpoint, chunk_frames: int | None, left_frames: int | None
+    checkpoint: Checkpoint,
+    chunk_frames: int | None,
+    left_frames: int | None = None,
+    right_frames: int | None = None,
 ) -> Checkpoint:
-    """The same weights with another chunk or left context: one student serves every latency.
+    """The same weights with another context: one student serves every latency.
 
     Raises:
         ConfigError: the student is a full-context one, whose convolutions and norms look ahead, or
@@ -49,12 +52,13 @@ def in_context(
     before = student.config.context
     if before is None:
         raise ConfigError(
-            "this is a full-context student, which has no chunks; leave chunk_frames and "
-            "left_frames out"
+            "this is a full-context student, which has no chunks; leave chunk_frames, "
+            "left_frames and right_frames out"
         )
     context = Context(
         before.chunk_frames if chunk_frames is None else chunk_frames,
         before.left_frames if left_frames is None else left_frames,
+        before.right_frames if right_frames is None else right_frames,
     )
     return replace(checkpoint, student=student.copy(replace(student.config, context=context)))
 

@@ -33,14 +33,20 @@ class ConvLayer:
 
 @dataclass(frozen=True)
 class Context:
-    """Chunk-wise attention: a frame sees its whole chunk and ``left_frames`` before the chunk."""
+    """Chunk-wise attention: a frame sees its whole chunk, ``left_frames`` before it, and
+    ``right_frames`` beyond it, which are read along with the chunk and again with the next
+    (Y. Shi et al. 2021, Emformer, arXiv 2010.10759, section 3)."""
 
     chunk_frames: int
     left_frames: int
+    right_frames: int = 0
 
     def __post_init__(self) -> None:
-        if self.chunk_frames < 1 or self.left_frames < 0:
-            raise ConfigError(f"a context needs chunk_frames >= 1 and left_frames >= 0, got {self}")
+        if self.chunk_frames < 1 or min(self.left_frames, self.right_frames) < 0:
+            raise ConfigError(
+                "a context needs chunk_frames >= 1, left_frames >= 0 and right_frames >= 0, got "
+                f"{self}"
+            )
 
 
 def reuse_pattern(name: str, layers: int = 12) -> tuple[int, ...]:
@@ -96,11 +102,7 @@ class EncoderConfig:
             it stays small, so that loud and soft moments remain different after the norm.
         conv_bias: whether the convolutions have a bias.
         position_kernel, position_groups: the position convolution.
-        position: ``"centred"`` looks ahead half its kernel, as published; ``"causal"`` only
-            ``lookahead_frames``.
-        lookahead_frames: how far the causal position convolution looks beyond a chunk, so that its
-            last frames too are read with something of what follows; the wait for a chunk is that
-            much longer.
+        position: ``"centred"`` looks ahead half its kernel, as published; ``"causal"`` does not.
         context: chunk-wise attention, or None for full context (bidirectional).
         reused_map: ``"as_is"`` applies the owner's map, as the paper says; ``"softmax_again"``
             puts it through a second softmax first, as the released code and checkpoints do.
@@ -121,7 +123,6 @@ class EncoderConfig:
     position_kernel: int = 128
     position_groups: int = 16
     position: Position = "centred"
-    lookahead_frames: int = 0
     context: Context | None = None
     reused_map: ReusedMap = "as_is"
     dropout: float = 0.1
@@ -143,8 +144,8 @@ class EncoderConfig:
 
     @property
     def overlap_samples(self) -> int:
-        """What a stream's call shares with the next: the rest of the last frame, and lookahead."""
-        return OVERLAP_SAMPLES + HOP_SAMPLES * self.lookahead_frames
+        """What a call shares with the next: the rest of the last frame, and the right context."""
+        return OVERLAP_SAMPLES + HOP_SAMPLES * (self.context.right_frames if self.context else 0)
 
     def __post_init__(self) -> None:
         for name in ("width", "ffn", "heads", "position_kernel", "position_groups"):
@@ -156,14 +157,6 @@ class EncoderConfig:
         if self.width % self.position_groups:
             raise ConfigError(
                 f"width {self.width} is not a multiple of position_groups {self.position_groups}"
-            )
-        ahead, most = self.lookahead_frames, self.position_kernel - 1
-        if not isinstance(ahead, int) or not 0 <= ahead <= (
-            most if self.position == "causal" else 0
-        ):
-            raise ConfigError(
-                f"lookahead_frames must be 0 to {most} with position='causal' and 0 without, got "
-                f"{ahead!r} with position={self.position!r}"
             )
         if not 0.0 < self.first_norm_epsilon < 1.0:
             raise ConfigError(
@@ -317,7 +310,7 @@ PRESETS: dict[str, EncoderConfig] = {
     ),
     "english": EncoderConfig(
         extractor_convs(64, 128, 384), 432, 816, 12, reuse_pattern("2by6")
-    ).streaming(Context(chunk_frames=16, left_frames=128)),
+    ).streaming(Context(chunk_frames=16, left_frames=128, right_frames=6)),
     # The same in the size of arm-mini, for two processor cores.
     "english-mini": _ARM_MINI.streaming(Context(chunk_frames=16, left_frames=128)),
     # Small ones of our own: xs recognises a closed vocabulary, tiny is for trying a pipeline out.

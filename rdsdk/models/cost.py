@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rdsdk.models.config import OVERLAP_SAMPLES, SAMPLE_RATE, ConvLayer, EncoderConfig
+from rdsdk.models.config import OVERLAP_SAMPLES, SAMPLE_RATE, Context, ConvLayer, EncoderConfig
 from rdsdk.models.student import Student
 
 
@@ -23,7 +23,8 @@ class Shape:
     Args:
         convs: the extractor.
         width, ffn, map_owner, position_kernel, position_groups: as ``EncoderConfig``.
-        left_frames: frames of context that attention sees beside the recording's own.
+        context: of a student that streams: its left frames are seen beside the recording's own,
+            its right ones are read twice.
         projection_width: of the projection heads, one a layer; None without.
         symbols: of a CTC head; None without.
         gate_outputs: of WavLM's gated relative position, a linear layer a head (8); else 0.
@@ -36,7 +37,7 @@ class Shape:
     map_owner: tuple[int, ...]
     position_kernel: int = 128
     position_groups: int = 16
-    left_frames: int = 0
+    context: Context | None = None
     projection_width: int | None = None
     symbols: int | None = None
     gate_outputs: int = 0
@@ -70,7 +71,7 @@ def student_shape(
         config.map_owner,
         config.position_kernel,
         config.position_groups,
-        0 if config.context is None else config.context.left_frames,
+        config.context,
         projection_width,
         symbols,
     )
@@ -86,18 +87,22 @@ def macs(shape: Shape, samples: int) -> Macs:
     width, frames = shape.width, length
     if shape.projected or inputs != width:
         extractor += frames * inputs * width
-    seen = shape.left_frames + frames
+    left, again = (0, 0)
+    if shape.context is not None:
+        left = shape.context.left_frames
+        again = -(-frames // shape.context.chunk_frames) * shape.context.right_frames
+    read, seen = frames + again, left + frames + again
     owners = sum(layer == owner for layer, owner in enumerate(shape.map_owner))
     layers = len(shape.map_owner)
     # An owner has queries, keys and their product; every layer values, output and the mixing.
-    attention = layers * (2 * frames * width * width + frames * seen * width)
-    attention += owners * (2 * frames * width * width + frames * seen * width)
-    attention += layers * frames * width * shape.gate_outputs
+    attention = layers * (2 * read * width * width + read * seen * width)
+    attention += owners * (2 * read * width * width + read * seen * width)
+    attention += layers * read * width * shape.gate_outputs
     return Macs(
         extractor,
         frames * shape.position_kernel * width * width // shape.position_groups,
         attention,
-        layers * 2 * frames * width * shape.ffn,
+        layers * 2 * read * width * shape.ffn,
         frames * width * (layers * (shape.projection_width or 0) + (shape.symbols or 0)),
     )
 

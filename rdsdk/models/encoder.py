@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from rdsdk.models.attention import AttentionMap, AttentionOutput, attention_mask, reuse_map
+from rdsdk.models.attention import (
+    AttentionMap,
+    AttentionOutput,
+    attention_mask,
+    reuse_map,
+    right_of_chunks,
+)
 from rdsdk.models.config import Context, EncoderConfig
 from rdsdk.models.state import EncoderState, fresh_state
 
@@ -28,23 +34,19 @@ class PositionConv(nn.Module):
         kernel, width = config.position_kernel, config.width
         causal = config.position == "causal"
         # An even centred kernel reaches one frame further back than ahead, as published.
-        self.padding = (
-            (0, config.lookahead_frames) if causal else (kernel // 2, kernel - 1 - kernel // 2)
-        )
+        self.padding = (0, 0) if causal else (kernel // 2, kernel - 1 - kernel // 2)
         self.conv = nn.Conv2d(width, width, (1, kernel), groups=config.position_groups)
         nn.init.normal_(self.conv.weight, std=(4 / (kernel * width)) ** 0.5)
         assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
         weight_norm(self.conv, dim=3)
 
-    def forward(self, x_btd: Tensor, past: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
-        """x (B, T + ahead, D), past (B, k-1-a, D) if causal else (B, 0, D) -> positions (B, T, D)
-        and the next past. Of the a frames that it looks ahead, ``ahead`` are given, the rest zero.
-        """
+    def forward(self, x_btd: Tensor, past: Tensor, again: int = 0) -> tuple[Tensor, Tensor]:
+        """x (B, T, D), past (B, k-1, D) if causal else (B, 0, D) -> positions (B, T, D) and the
+        next past, in front of the last ``again`` frames, which will be given again."""
         history = torch.cat([past, x_btd], dim=1)
-        before, after = self.padding
-        x_bd1t = F.pad(history.transpose(1, 2), (before, after - ahead)).unsqueeze(2)
-        end = history.shape[1] - ahead
+        x_bd1t = F.pad(history.transpose(1, 2), self.padding).unsqueeze(2)
+        end = history.shape[1] - again
         kept = history[:, end - past.shape[1] : end]
         return F.gelu(self.conv(x_bd1t)).squeeze(2).transpose(1, 2), kept
 
@@ -117,24 +119,25 @@ class Encoder(nn.Module):
         """frames (B, T, C) -> the hidden state (B, T, D) after each layer, and the next state.
 
         Args:
-            frames: the extractor's output. When streaming, whole chunks.
+            frames: the extractor's output. When streaming, whole chunks and, if there is one, the
+                right context of the last.
             state: what the call before returned; None means fresh.
             frame_counts: (B,) real frames of each row; later ones are padding and change nothing
                 of what comes before them.
             frame_mask: (B, T) True where the mask embedding replaces the frame (masked training).
             context: ``"configured"`` as the architecture says; a streaming student is trained with
                 others too (``"full"`` sees the whole recording, so it takes no state).
-            followed: the last ``lookahead_frames`` of the frames are what follows: they are looked
-                at, give no hidden states, and come again in the next call. Otherwise nothing
-                follows: the lookahead of the last frames sees silence, as in the published models.
+            followed: the last ``right_frames`` of the frames are the right context of the last
+                chunk: they are read with it, give no hidden states, and come again in the next
+                call. Otherwise nothing follows the last frame.
         """
         if context == "configured":
             context = self.config.context or "full"
-        left, chunk = (
-            (0, None) if context == "full" else (context.left_frames, context.chunk_frames)
-        )
-        ahead = self.config.lookahead_frames if followed else 0
-        batch, length = frames.shape[0], frames.shape[1] - ahead
+        chunks = None if context == "full" else context
+        left, right = (0, 0) if chunks is None else (chunks.left_frames, chunks.right_frames)
+        beyond = right if followed else 0
+        batch, heard = frames.shape[0], frames.shape[1]
+        length = heard - beyond
         x_btd = self.project(frames)
         if frame_mask is not None:
             x_btd = torch.where(frame_mask[..., None], self.mask_embedding.to(x_btd.dtype), x_btd)
@@ -142,21 +145,27 @@ class Encoder(nn.Module):
             state = fresh_state(self.config, batch, left, x_btd)
 
         mask_ntk, valid_bk = None, None
-        if chunk is not None or frame_counts is not None:
-            valid_bt = x_btd.new_ones(batch, length)
+        if chunks is not None or frame_counts is not None:
+            real_bt = x_btd.new_ones(batch, heard)
             if frame_counts is not None:
-                index = torch.arange(length + ahead, device=frames.device)
-                heard_bt = (index < frame_counts[:, None]).to(x_btd.dtype)
+                index = torch.arange(heard, device=frames.device)
+                real_bt = (index < frame_counts[:, None]).to(x_btd.dtype)
                 # Padding is silence to the position convolution too, as in the published models.
-                x_btd = x_btd * heard_bt[..., None]
-                valid_bt = heard_bt[:, :length]
-            valid_bk = torch.cat([state.valid, valid_bt], dim=1)
-            mask_btk = attention_mask(length, left, chunk, valid_bk)
+                x_btd = x_btd * real_bt[..., None]
+            seen_bk = valid_bk = torch.cat([state.valid, real_bt[:, :length]], dim=1)
+            if chunks is not None and right:
+                behind = right_of_chunks(real_bt[..., None], chunks, beyond).squeeze(2)
+                seen_bk = torch.cat([valid_bk, behind], dim=1)
+            mask_btk = attention_mask(length, chunks, seen_bk)
             mask_ntk = mask_btk.repeat_interleave(self.config.heads, dim=0)
 
-        positions, past = self.position_conv(x_btd, state.positions, ahead)
-        heard_btd = x_btd[:, :length] if ahead else x_btd
-        x_btd = self.dropout(self.position_norm(heard_btd + positions))
+        positions, past = self.position_conv(x_btd, state.positions, beyond)
+        x_btd = self.position_norm(x_btd + positions)
+        if chunks is not None and right:
+            # Read once for the chunk that they follow, in which nothing comes after them, and once
+            # for their own: only so do several chunks at once hear what one by one do.
+            x_btd = torch.cat([x_btd[:, :length], right_of_chunks(x_btd, chunks, beyond)], dim=1)
+        x_btd = self.dropout(x_btd)
 
         hidden: list[Tensor] = []
         keys: list[Tensor] = []
@@ -173,19 +182,19 @@ class Encoder(nn.Module):
                     x_btd, state.keys[len(keys)], mask_ntk
                 )
                 map_ntk = maps[owner]
-                keys.append(self._newest(layer_keys, left))
+                keys.append(self._newest(layer_keys, left, length))
             else:
                 if owner not in reused:
                     reused[owner] = reuse_map(maps[owner], mask_ntk, self.config.reused_map)
                 map_ntk = reused[owner]
             x_btd, layer_values = layer(x_btd, map_ntk, state.values[number])
-            values.append(self._newest(layer_values, left))
-            hidden.append(x_btd)
+            values.append(self._newest(layer_values, left, length))
+            hidden.append(x_btd[:, :length] if right else x_btd)
 
         valid = state.valid if valid_bk is None else valid_bk[:, valid_bk.shape[1] - left :]
         return hidden, EncoderState(past, torch.stack(keys), torch.stack(values), valid)
 
-    def _newest(self, cache_nkd: Tensor, left_frames: int) -> Tensor:
-        """(N, K, d) -> (B, H, L, d): the newest frames of a cache."""
-        newest = cache_nkd[:, cache_nkd.shape[1] - left_frames :]
+    def _newest(self, cache_nkd: Tensor, left_frames: int, frames: int) -> Tensor:
+        """(N, K, d) -> (B, H, L, d): the newest of the remembered and new frames of a cache."""
+        newest = cache_nkd[:, frames : frames + left_frames]
         return newest.unflatten(0, (-1, self.config.heads))

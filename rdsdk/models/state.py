@@ -17,8 +17,7 @@ class EncoderState(NamedTuple):
     """The past of a stream. The fresh value is zeros everywhere: nothing heard, nothing valid."""
 
     positions: Tensor
-    """(B, k - 1 - a, D): the last inputs of the causal position convolution, which looks a frames
-    ahead; length 0 if centred."""
+    """(B, k - 1, D): the last inputs of the causal position convolution; length 0 if centred."""
     keys: Tensor
     """(owners, B, H, L, d): the last keys of each layer that computes an attention map."""
     values: Tensor
@@ -30,7 +29,7 @@ class EncoderState(NamedTuple):
 def state_shapes(config: EncoderConfig, batch: int, left_frames: int) -> dict[str, tuple[int, ...]]:
     """The shape of each field of an EncoderState, by name."""
     causal = config.position == "causal"
-    history = config.position_kernel - 1 - config.lookahead_frames if causal else 0
+    history = config.position_kernel - 1 if causal else 0
     cache = (batch, config.heads, left_frames, config.head_width)
     return {
         "positions": (batch, history, config.width),

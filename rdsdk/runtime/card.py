@@ -19,10 +19,11 @@ WAVEFORM = "waveform"
 
 @dataclass(frozen=True)
 class Context:
-    """A streaming encoder's chunk and left context, in frames."""
+    """A streaming encoder's chunk, and what it sees before and beyond it, in frames."""
 
     chunk_frames: int
     left_frames: int
+    right_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Card:
 
     ``context`` is None for a full-context (bidirectional) encoder; then ``state`` is empty.
     ``overlap_samples`` are what a call of a stream shares with the next: the rest of its last
-    frame, and the frames that it only looks ahead to.
+    frame, and the frames of right context, which are read with the chunk but belong to the next.
     ``state`` maps the name of each state tensor to its shape; a fresh state is all zeros.
     """
 
@@ -154,11 +155,15 @@ def _parse(value: Mapping[str, Any]) -> Card:
         sample_rate=_positive(value, "sample_rate"),
         hop_samples=_positive(value, "hop_samples"),
         receptive_field_samples=_positive(value, "receptive_field_samples"),
-        # Cards of before lookahead do not name it.
+        # Cards of before right context do not name it.
         overlap_samples=_positive({"overlap_samples": OVERLAP_SAMPLES, **value}, "overlap_samples"),
         context=None
         if context is None
-        else Context(_positive(context, "chunk_frames"), _positive(context, "left_frames")),
+        else Context(
+            _positive(context, "chunk_frames"),
+            _positive(context, "left_frames"),
+            _get({"right_frames": 0, **context}, "right_frames", int),
+        ),
         lookahead_seconds=float(_get(value, "lookahead_seconds", (int, float))),
         precision=_get(value, "precision", str),
         methods={
@@ -191,11 +196,12 @@ def _check(card: Card) -> None:
             f"a frame of {card.receptive_field_samples} samples every {card.hop_samples} does not "
             f"overlap by {OVERLAP_SAMPLES} samples"
         )
-    beyond = card.overlap_samples - OVERLAP_SAMPLES
-    if beyond < 0 or beyond % card.hop_samples or (beyond and card.context is None):
+    right = 0 if card.context is None else card.context.right_frames
+    shared = OVERLAP_SAMPLES + card.hop_samples * right
+    if right < 0 or card.overlap_samples != shared:
         raise _CardFault(
-            f"overlap_samples is {card.overlap_samples}, expected {OVERLAP_SAMPLES} and, when "
-            f"streaming, whole hops of {card.hop_samples} more"
+            f"overlap_samples is {card.overlap_samples}, expected {shared} with {right} frames of "
+            "right context"
         )
     if "forward" not in card.methods:
         raise _CardFault(f"no method forward among {sorted(card.methods)}")

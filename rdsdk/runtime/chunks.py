@@ -66,7 +66,7 @@ class ChunkedFrames:
         missing = max(1, -(-(total - self._frame_overlap) // self._hop)) - self._frames
         rest = self._pending.first(len(self._pending))
         chunks = -(-(missing + TAIL_FRAMES) * self._hop // self._chunk)
-        # The frames that are only looked ahead to may reach as far as the chunks, or further.
+        # What is there of the last chunk's right context may reach beyond it.
         padded = np.pad(rest, (0, max(0, chunks * self._chunk + self._overlap - len(rest))))
         outputs, state = [], self._state
         for start in range(0, chunks * self._chunk, self._chunk):

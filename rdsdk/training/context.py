@@ -21,7 +21,7 @@ def draw_context(
     """The context of one batch: the same on every device and after a resume.
 
     One of ``chunk_frames``, None being full context, with ``left_frames`` or else the configured
-    left context; without a choice the configured context.
+    left context, and the configured right one; without a choice the configured context.
     """
     if not chunk_frames:
         return "configured"
@@ -29,7 +29,8 @@ def draw_context(
     if drawn is None:
         return "full"
     assert configured is not None
-    return Context(drawn, configured.left_frames if left_frames is None else left_frames)
+    left_frames = configured.left_frames if left_frames is None else left_frames
+    return Context(drawn, left_frames, configured.right_frames)
 
 
 def refuse_chunks_without_context(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
-from rdsdk.models.growth import widened, with_lookahead
+from rdsdk.models.growth import widened
 from rdsdk.models.student import Student
 from rdsdk.training.finetuning import Optimisation, Regularisation
 from rdsdk.training.imitation import Imitation
@@ -25,11 +25,10 @@ class StudentChoice:
         preset: a preset's name; exactly one of preset and checkpoint.
         checkpoint: a checkpoint folder (distilled, imported or fine-tuned before). Its CTC head is
             kept if it has the same vocabulary, its projection heads are left behind.
-        context: makes a preset stream with this context; None keeps the preset's own.
+        context: makes a preset stream with this context, and a checkpoint that streams go on with
+            it; None keeps its own.
         ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing
             (``rdsdk.models.growth``). None keeps the architecture's.
-        lookahead_frames: how far beyond its chunk the position convolution looks; a checkpoint's
-            is moved there (``rdsdk.models.growth``). None keeps the architecture's.
         dropout: rate in training; None keeps the architecture's.
     """
 
@@ -37,7 +36,6 @@ class StudentChoice:
     checkpoint: str | None = None
     context: Context | None = None
     ffn: int | None = None
-    lookahead_frames: int | None = None
     dropout: float | None = None
 
     def build(self, vocabulary: Vocabulary) -> Student:
@@ -54,18 +52,13 @@ class StudentChoice:
                 config = config.streaming(self.context)
             if self.ffn is not None:
                 config = replace(config, ffn=self.ffn)
-            if self.lookahead_frames is not None:
-                config = replace(config, lookahead_frames=self.lookahead_frames)
         else:
             assert self.checkpoint is not None
-            if self.context is not None:
-                raise ConfigError("student.context goes with a preset; a checkpoint has its own")
             source = checkpoint.load(self.checkpoint)
+            if self.context is not None:
+                source = checkpoint.in_context(source, **asdict(self.context))
             if self.ffn is not None:
                 source = replace(source, student=widened(source.student, self.ffn))
-            if self.lookahead_frames is not None:
-                ahead = with_lookahead(source.student, self.lookahead_frames)
-                source = replace(source, student=ahead)
             config = source.student.config
         if self.dropout is not None:
             config = replace(config, dropout=self.dropout)

@@ -32,19 +32,17 @@ FULL_CONTEXT = replace(
 )
 
 # As cheap to lower as a student can be with all its parts: two convolutions instead of nine,
-# groups of layers that lie across each other, so that maps can be crossed, and a look ahead.
+# groups of layers that lie across each other, so that maps can be crossed, and right context.
 SMALL = replace(
-    preset("tiny").streaming(Context(chunk_frames=4, left_frames=8)),
+    preset("tiny").streaming(Context(chunk_frames=4, left_frames=8, right_frames=2)),
     convs=(ConvLayer(8, 10, 5), ConvLayer(24, 79, 64)),
     map_owner=(0, 1, 0, 1),
     position_kernel=8,
-    lookahead_frames=2,
 )
 SMALL_FULL = replace(
     SMALL,
     context=None,
     position="centred",
-    lookahead_frames=0,
     extractor_norm="group",
     map_owner=(0, 0),
 )

@@ -92,6 +92,22 @@ def test_an_operation_is_what_coremltools_says_it_is(name: str) -> None:
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("axis", [0, -3])
+def test_a_concatenation_interleaves_as_documented(axis: int) -> None:
+    """coremltools' own folding leaves the interleaving out."""
+    first, second = torch.randn(2, 3, 3, 4).unbind()
+    given = {
+        "values": [first, second],
+        "axis": torch.tensor(axis),
+        "interleave": torch.tensor(True),
+    }
+    got = OPERATIONS["concat"](given)
+    assert torch.equal(got[0::2], first)
+    assert torch.equal(got[1::2], second)
+    plain = OPERATIONS["concat"]({**given, "interleave": torch.tensor(False)})
+    assert torch.equal(plain, torch.cat([first, second]))
+
+
 def test_a_convolution_pads_as_told() -> None:
     """coremltools folds none; here every amount of padding differs."""
     x, weight = torch.randn(1, 4, 6, 7), torch.randn(6, 2, 2, 3)

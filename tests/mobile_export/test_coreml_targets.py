@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -133,10 +134,12 @@ def test_another_latency_of_a_checkpoint_is_still_its_own(
 ) -> None:
     path = tmp_path / "quick.mlpackage"
     options = ["--to", "mlpackage", "--precision", "fp32", "--chunk-frames", "2"]
+    options += ["--right-frames", "3"]
     assert cli.main(["export", str(folder), "-o", str(path), "--methods", "step", *options]) == 0
-    assert read_card(path)["architecture"]["context"]["chunk_frames"] == 2
+    context = read_card(path)["architecture"]["context"]
     assert SMALL.context is not None
-    assert SMALL.context.chunk_frames != 2
+    assert context == asdict(replace(SMALL.context, chunk_frames=2, right_frames=3))
+    assert (SMALL.context.chunk_frames, SMALL.context.right_frames) == (4, 2)
     capsys.readouterr()
     verify = ["verify", str(path), str(folder), "--manifest", str(MANIFEST), "--json"]
     assert cli.main(verify) == 0

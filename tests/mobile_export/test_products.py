@@ -15,7 +15,7 @@ from mobile_export.programs import folded
 from mobile_export.quantize import quantize
 from mobile_export.verify import probe_sound, snr_db
 from rdsdk.models.checkpoint import Checkpoint
-from rdsdk.models.config import preset
+from rdsdk.models.config import Context, preset
 from rdsdk.models.encoder import PositionConv
 from rdsdk.runtime.program import Program
 from tests.mobile_export.conftest import FULL_CONTEXT, SMALL, make_checkpoint
@@ -48,7 +48,8 @@ def test_position_products_are_the_position_convolution(kernel: int, position: s
 
 
 @pytest.mark.parametrize(
-    "config", [preset("tiny"), replace(preset("tiny"), lookahead_frames=3), FULL_CONTEXT]
+    "config",
+    [preset("tiny"), replace(preset("tiny"), context=Context(8, 16, 3)), FULL_CONTEXT],
 )
 def test_a_student_of_products_is_the_student(config: object) -> None:
     student = make_checkpoint(config).student  # type: ignore[arg-type]

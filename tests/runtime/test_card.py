@@ -71,6 +71,7 @@ def test_a_version_that_is_none_is_refused(version):
 
 FORWARD = tiny_program.card(True)["methods"]["forward"]
 STEP = tiny_program.card(True)["methods"]["step"]
+CONTEXT = tiny_program.card(True)["context"]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,12 @@ STEP = tiny_program.card(True)["methods"]["step"]
         ({"vocabulary": {"symbols": ["a", "a"], "blank": 0}}, "repeat"),
         ({"hop_samples": 160}, "overlap"),
         ({"overlap_samples": 79}, "overlap_samples is 79"),
-        ({"overlap_samples": 80 + 321}, "whole hops of 320"),
-        ({"overlap_samples": 80 + 320}, "step takes"),  # a chunk without what it looks ahead to
+        ({"overlap_samples": 80 + 320}, "expected 80 with 0 frames"),
+        ({"context": CONTEXT | {"right_frames": 1}}, "expected 400 with 1 frames"),
+        ({"context": CONTEXT | {"right_frames": -1}, "overlap_samples": 80}, "-1 frames"),
+        ({"context": CONTEXT | {"right_frames": "1"}}, "wrong type"),
+        # A chunk without its right context.
+        ({"context": CONTEXT | {"right_frames": 1}, "overlap_samples": 80 + 320}, "step takes"),
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"context": None}, "go together"),
         ({"context": {"chunk_frames": 4000, "left_frames": 8}}, "chunk"),

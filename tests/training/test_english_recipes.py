@@ -16,7 +16,7 @@ from rdsdk.data.pronunciations import pocketsphinx_dictionary, pronounced, read_
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
-from rdsdk.models.config import preset
+from rdsdk.models.config import Context, preset
 from rdsdk.training import cli, distill, realignment
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.recipe import read_recipe
@@ -65,7 +65,7 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert not whole.optimisation.freeze_extractor
     ahead = read_recipe(["--config", "english-mini-ahead"])[0]
     assert ahead.student.checkpoint == f"{whole.output}/best"
-    grown = replace(ahead.student, checkpoint=None, ffn=None, lookahead_frames=None)
+    grown = replace(ahead.student, checkpoint=None, ffn=None, context=None)
     assert grown == replace(whole.student, checkpoint=None)
     changed = replace(ahead, student=whole.student, output=whole.output)
     assert changed == replace(
@@ -127,11 +127,10 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     moved = learnt.extractor.state_dict()
     assert not any(torch.equal(moved[name], theirs[name]) for name in theirs)
     ahead = ["--config", "english-mini-ahead", *whole[2:-2], "student.ffn=72"]
-    ahead += ["student.lookahead_frames=2"]
     ahead += [f"student.checkpoint={tmp_path / 'whole' / 'best'}", f"output={tmp_path / 'ahead'}"]
     assert cli.main(ahead) == 0
     grown = checkpoint.load(tmp_path / "ahead" / "best").student.config
-    assert grown == replace(learnt.config, ffn=72, lookahead_frames=2)
+    assert grown == replace(learnt.config, ffn=72, context=Context(16, 128, 6))
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError, TrainingError
 from rdsdk.models import checkpoint
-from rdsdk.models.config import EncoderConfig, extractor_convs, preset
+from rdsdk.models.config import Context, EncoderConfig, extractor_convs, preset
 from rdsdk.models.student import Student
 from rdsdk.training.cli import main
 from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
@@ -295,13 +296,18 @@ def test_a_batch_without_any_target_teaches_nothing_and_breaks_nothing() -> None
 
 def test_contexts_are_drawn_alike_on_every_device_and_after_a_resume() -> None:
     vocabulary = Vocabulary.characters()
-    student = Student(preset("tiny"), symbols=len(vocabulary))
+    config = replace(preset("tiny"), context=Context(8, 16, right_frames=3))
+    student = Student(config, symbols=len(vocabulary))
     module = Finetuning(
         student, vocabulary, Optimisation(), Regularisation(chunk_frames=(4, 8, None))
     )
     drawn = [module.draw_context(step) for step in range(60)]
     assert drawn == [module.draw_context(step) for step in range(60)]
-    assert len({str(context) for context in drawn}) == 3
+    assert {str(context) for context in drawn} == {
+        str(Context(4, 16, 3)),
+        str(Context(8, 16, 3)),
+        "full",
+    }
 
 
 def test_the_schedule_rises_then_falls() -> None:
