@@ -8,12 +8,16 @@ call really took. One thread. Times are counted from the end of a word as the al
 the words that were recognised:
 
 - partial: until a partial or final segment first shows the word;
+- promised: until it stands in a partial segment's ``stable`` text or in a final segment;
 - final: until the final segment comes that holds it, for its last word;
 - taken back: words whose place later showed something else before the final segment;
 - as offline: recordings whose text is that of the whole recording at once, with the chunk mask.
 
 A full-context model says nothing before the end: its sound ends with the silence that makes the
 others' segments final.
+
+``... dev.jsonl --model english [MODEL.pte ...]`` measures finished models instead. Where a manifest
+has texts and no alignments, PocketSphinx aligns them first.
 """
 
 from __future__ import annotations
@@ -37,29 +41,17 @@ from rich.progress import track
 import rdsdk
 import rdsdk.pretrained
 from mobile_export.executorch import export
-from rdsdk.data.alignment import SYMBOLS
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.models import checkpoint
 from rdsdk.runtime.executorch import set_threads
 from rdsdk.runtime.measurement import percentiles
+from tests.benchmarks.spoken import BLOCK, RATE, Spoken, aligned_here, spoken_words, surrounded
 from tests.benchmarks.streaming import beside_offline, load
 
-BLOCK = 320
-RATE = 16_000
-LEAD_SECONDS = 0.5
 TRAIL_SECONDS = 2.6
 """Longer than a chunk and the trailing silence that ends a segment."""
 CHUNKS = ("4", "8", "16", "32", "64", "full")
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A word of the reference, in seconds of what is fed."""
-
-    text: str
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +69,7 @@ class Heard:
     errors: int = 0
     words: int = 0
     partial: list[float] = field(default_factory=list)
+    promised: list[float] = field(default_factory=list)
     final: list[float] = field(default_factory=list)
     start_error: list[float] = field(default_factory=list)
     taken_back: int = 0
@@ -133,40 +126,32 @@ def _score_word(
     ]
     appeared = shown.index(word.text)
     heard.partial.append(events[first + appeared].seconds - spoken.end)
+    heard.promised.append(
+        next(
+            event.seconds
+            for event in events[first : number + 1]
+            if event.segment.is_final or len(event.segment.stable.split()) > place
+        )
+        - spoken.end
+    )
     heard.taken_back += any(text != word.text for text in shown[appeared:])
     heard.start_error.append(word.start - spoken.start)
     if place == len(events[number].segment.words) - 1:
         heard.final.append(events[number].seconds - spoken.end)
 
 
-def spoken_words(cut: Cut, lead_seconds: float) -> list[Spoken]:
-    """The aligned words of a recording that starts after ``lead_seconds``."""
-    return [
-        Spoken(item.symbol, lead_seconds + item.start, lead_seconds + item.start + item.duration)
-        for supervision in cut.supervisions
-        for item in (supervision.alignment or {}).get(SYMBOLS, [])
-    ]
-
-
-def surrounded(waveform: np.ndarray, number: int, trail_seconds: float) -> tuple[np.ndarray, float]:
-    """The recording between silences, whole blocks; the one before it falls anywhere in a chunk."""
-    lead_seconds = LEAD_SECONDS + 0.037 * (number % 36)
-    lead = np.zeros(round(lead_seconds * RATE), np.float32)
-    length = len(lead) + len(waveform) + round(trail_seconds * RATE)
-    sound = np.concatenate([lead, waveform, np.zeros(-(-length // BLOCK) * BLOCK, np.float32)])
-    return sound[: -(-length // BLOCK) * BLOCK], len(lead) / RATE
-
-
-def measure(path: Path, aligned: Sequence[Cut], negative: Sequence[Cut]) -> dict[str, Any]:
-    """All figures of one artefact."""
-    recognizer = rdsdk.load(path, threads=1)
+def measure(
+    model: Path | str, aligned: Sequence[tuple[Cut, list[Spoken]]], negative: Sequence[Cut]
+) -> dict[str, Any]:
+    """All figures of one artefact or bundled model."""
+    recognizer, path = rdsdk.load(model, threads=1), Path(model)
     context = recognizer.card.context
     trail = TRAIL_SECONDS if context else rdsdk.EndpointRules().trailing_silence_seconds
     heard, as_offline, console = Heard(), 0, Console(stderr=True)
-    for number, cut in enumerate(track(aligned, f"{path.stem}: words", console=console)):
-        waveform, lead_seconds = surrounded(load_waveform(cut), number, trail)
+    for number, (cut, said) in enumerate(track(aligned, f"{path.stem}: words", console=console)):
+        waveform, words = surrounded(load_waveform(cut), said, number, trail)
         events = live(recognizer, waveform)
-        score(heard, spoken_words(cut, lead_seconds), events)
+        score(heard, words, events)
         offline = [segment.text for segment in recognizer.transcribe((waveform, RATE))]
         as_offline += offline == [e.segment.text for e in events if e.segment.is_final]
     false = 0
@@ -174,6 +159,7 @@ def measure(path: Path, aligned: Sequence[Cut], negative: Sequence[Cut]) -> dict
         stream = recognizer.stream(partials=False)
         false += bool(stream.feed(load_waveform(cut)) + stream.finish())
     row: dict[str, Any] = {
+        "model": path.stem,
         "chunk_ms": None if context is None else 20 * context.chunk_frames,
         "word_error_rate": heard.errors / max(1, heard.words),
         "false_recordings": false,
@@ -182,6 +168,7 @@ def measure(path: Path, aligned: Sequence[Cut], negative: Sequence[Cut]) -> dict
         "recordings_as_offline": as_offline,
         "words_recognised": len(heard.partial),
         "partial": percentiles(heard.partial),
+        "promised": percentiles(heard.promised),
         "final": percentiles(heard.final),
         "taken_back": heard.taken_back / max(1, len(heard.partial)),
         "start_error": percentiles([abs(error) for error in heard.start_error]),
@@ -209,10 +196,10 @@ def artefact(source: checkpoint.Checkpoint, chunk: str, folder: Path) -> Path:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| chunk | word errors | false recordings | partial p50 / p95 ms | final p50 / p95 ms "
-        "| taken back | as offline | start off by p50 ms | step p99 ms "
+        "| chunk | word errors | false recordings | partial p50 / p95 ms | promised p50 / p95 ms "
+        "| final p50 / p95 ms | taken back | as offline | start off by p50 ms | step p99 ms "
         "| streamed / offline cost |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         chunk = "full" if row["chunk_ms"] is None else f"{row['chunk_ms']} ms"
@@ -225,6 +212,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"| {chunk} | {row['word_error_rate']:.1%} "
             f"| {row['false_recordings']} of {row['negative_recordings']} "
             f"| {row['partial']['p50_ms']:.0f} / {row['partial']['p95_ms']:.0f} "
+            f"| {row['promised']['p50_ms']:.0f} / {row['promised']['p95_ms']:.0f} "
             f"| {row['final']['p50_ms']:.0f} / {row['final']['p95_ms']:.0f} "
             f"| {row['taken_back']:.1%} "
             f"| {row['recordings_as_offline']} of {row['recordings']} "
@@ -271,28 +259,31 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> int:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("manifest", type=Path, nargs="+", help="with alignments of words")
+    parser.add_argument("manifest", type=Path, nargs="+", help="with texts or aligned words")
     parser.add_argument("--negative", type=Path, nargs="*", default=[], help="without any words")
     bundled = Path(rdsdk.pretrained.__path__[0]) / "digits"
     parser.add_argument("--checkpoint", type=Path, default=bundled)
     parser.add_argument("--chunks", nargs="+", default=list(CHUNKS), help="frames, or full")
+    parser.add_argument("--model", nargs="+", help="measure these as they are, by name or path")
     parser.add_argument("--folder", type=Path, help="keep the exported files here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--figure", type=Path, help="also draw them (svg, png)")
     options = parser.parse_args()
-    aligned = list(read_cuts([str(m) for m in options.manifest]))
-    if missing := [cut.id for cut in aligned if not spoken_words(cut, 0.0)]:
-        print(f"no alignment in {missing[0]} and {len(missing) - 1} others", file=sys.stderr)
-        return 2
+    cuts = list(read_cuts([str(m) for m in options.manifest]))
+    aligned = [(cut, spoken_words(cut)) for cut in cuts]
+    if not all(words for _, words in aligned):
+        aligned = list(aligned_here(cuts))
+        print(f"PocketSphinx aligned {len(aligned)} of {len(cuts)}", file=sys.stderr)
     negative = list(read_cuts([str(m) for m in options.negative])) if options.negative else []
     set_threads(1)  # before the proof of the first export runs a program
-    source = checkpoint.load(options.checkpoint)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for chunk in options.chunks:
-            rows.append(measure(artefact(source, chunk, folder), aligned, negative))
+        source = None if options.model else checkpoint.load(options.checkpoint)
+        for chosen in options.model or options.chunks:
+            model = chosen if source is None else artefact(source, chosen, folder)
+            rows.append(measure(model, aligned, negative))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(rows))
     if options.json:
