@@ -34,7 +34,8 @@ def frame_source(program: FrameProgram, call_seconds: float = 5.0) -> FrameSourc
 
 
 class Stream:
-    """Feed blocks of any size; the final segments are the same as for the whole at once.
+    """Feed blocks of any size; the final segments are the same as for the whole at once, but for
+    rounding, on which a wide beam search can now and then turn.
 
     Not for several threads at a time: use one stream for each source of sound.
 
