@@ -87,7 +87,7 @@ def macs(shape: Shape, samples: int) -> Macs:
     width, frames = shape.width, length
     if shape.projected or inputs != width:
         extractor += frames * inputs * width
-    left, again = (0, 0)
+    left, again = 0, 0
     if shape.context is not None:
         left = shape.context.left_frames
         again = -(-frames // shape.context.chunk_frames) * shape.context.right_frames

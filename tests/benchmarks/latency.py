@@ -41,12 +41,13 @@ from rich.progress import track
 import rdsdk
 import rdsdk.pretrained
 from mobile_export.executorch import export
+from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.models import checkpoint
 from rdsdk.runtime.executorch import set_threads
 from rdsdk.runtime.measurement import percentiles
-from tests.benchmarks.spoken import BLOCK, RATE, Spoken, aligned_here, spoken_words, surrounded
+from tests.benchmarks.spoken import BLOCK, Spoken, aligned_words, surrounded
 from tests.benchmarks.streaming import beside_offline, load
 
 TRAIL_SECONDS = 2.6
@@ -84,7 +85,7 @@ def live(recognizer: rdsdk.Recognizer, waveform: np.ndarray) -> list[Event]:
         begun = time.perf_counter()
         segments = stream.feed(block) if len(block) == BLOCK else stream.finish()
         # Work begins when the block is there and the one before is done.
-        free = max((start + len(block)) / RATE, free) + time.perf_counter() - begun
+        free = max((start + len(block)) / SAMPLE_RATE, free) + time.perf_counter() - begun
         events += [Event(free, segment) for segment in segments]
     return events
 
@@ -152,7 +153,7 @@ def measure(
         waveform, words = surrounded(load_waveform(cut), said, number, trail)
         events = live(recognizer, waveform)
         score(heard, words, events)
-        offline = [segment.text for segment in recognizer.transcribe((waveform, RATE))]
+        offline = [segment.text for segment in recognizer.transcribe((waveform, SAMPLE_RATE))]
         as_offline += offline == [e.segment.text for e in events if e.segment.is_final]
     false = 0
     for cut in track(negative, f"{path.stem}: no words", console=console):
@@ -196,10 +197,11 @@ def artefact(source: checkpoint.Checkpoint, chunk: str, folder: Path) -> Path:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| chunk | word errors | false recordings | partial p50 / p95 ms | promised p50 / p95 ms "
+        "| model | chunk | word errors | false recordings | partial p50 / p95 ms "
+        "| promised p50 / p95 ms "
         "| final p50 / p95 ms | taken back | as offline | start off by p50 ms | step p99 ms "
         "| streamed / offline cost |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         chunk = "full" if row["chunk_ms"] is None else f"{row['chunk_ms']} ms"
@@ -209,7 +211,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             streamed, offline = row["streamed_real_time_factor"], row["offline_real_time_factor"]
             cost = f"{streamed:.4f} / {offline:.4f} = {streamed / offline:.2f}"
         lines.append(
-            f"| {chunk} | {row['word_error_rate']:.1%} "
+            f"| {row['model']} | {chunk} | {row['word_error_rate']:.1%} "
             f"| {row['false_recordings']} of {row['negative_recordings']} "
             f"| {row['partial']['p50_ms']:.0f} / {row['partial']['p95_ms']:.0f} "
             f"| {row['promised']['p50_ms']:.0f} / {row['promised']['p95_ms']:.0f} "
@@ -270,10 +272,10 @@ def main() -> int:
     parser.add_argument("--figure", type=Path, help="also draw them (svg, png)")
     options = parser.parse_args()
     cuts = list(read_cuts([str(m) for m in options.manifest]))
-    aligned = [(cut, spoken_words(cut)) for cut in cuts]
-    if not all(words for _, words in aligned):
-        aligned = list(aligned_here(cuts))
-        print(f"PocketSphinx aligned {len(aligned)} of {len(cuts)}", file=sys.stderr)
+    aligned = list(aligned_words(cuts))
+    print(f"{len(aligned)} of {len(cuts)} recordings are aligned", file=sys.stderr)
+    if not aligned:
+        return 2
     negative = list(read_cuts([str(m) for m in options.negative])) if options.negative else []
     set_threads(1)  # before the proof of the first export runs a program
     rows = []
