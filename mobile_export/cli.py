@@ -13,10 +13,11 @@ from mobile_export.kit import PLATFORMS, RECORDING, require_free, write_kit
 from mobile_export.programs import METHODS
 from mobile_export.progress import to_stderr
 from mobile_export.report import Report, report_path
+from mobile_export.rnnlm import export_rnnlm
 from mobile_export.targets import TARGETS, Target, target_named, target_of_suffix
 from rdsdk.decoding.arguments import add_search_arguments, search
 from rdsdk.errors import ExportError
-from rdsdk.models import checkpoint
+from rdsdk.models import checkpoint, rnnlm
 from rdsdk.models.checkpoint import Checkpoint
 
 DEFAULT_TARGET = "pte"
@@ -33,6 +34,7 @@ examples:
   rdsdk export folder -o model.pte --methods forward,step,features --layers 3,6,12
   rdsdk export folder -o model.pte --manifest dev.jsonl     word error rates must agree, too
   rdsdk export folder -o kit --kit android                  with a sample app and test vectors
+  rdsdk export folder -o english.rnnlm                      of a recurrent language model
   rdsdk verify model.pte folder                             the same proof, later
 """
 
@@ -43,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         RdsdkError: nothing was written; says why.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.checkpoint / rnnlm.DESCRIPTION).is_file():
+        return _export_rnnlm(options, parser)
     target = _target(options)
     if options.kit is not None:
         require_free(options.output)
@@ -69,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="a folder with model.json")
+    parser.add_argument("checkpoint", type=Path, help="a folder with model.json, or rnnlm.json")
     parser.add_argument(
         "-o",
         "--output",
@@ -142,6 +147,23 @@ def _parser() -> argparse.ArgumentParser:
         help="speech for the test vectors (default: ten digits that come with rdsdk)",
     )
     return parser
+
+
+def _export_rnnlm(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    taken = {"checkpoint", "output", "precision", "measured"}
+    given = [n for n, v in vars(options).items() if n not in taken and v != parser.get_default(n)]
+    if given:
+        raise ExportError(
+            f"{options.checkpoint} holds a recurrent language model, which is exported without "
+            f"{', '.join('--' + name.replace('_', '-') for name in given)}; leave that out"
+        )
+    measured = None if options.measured is None else _figures(options.measured)
+    made = export_rnnlm(
+        options.checkpoint, options.output, options.precision, measured, progress=to_stderr
+    )
+    print(f"{made.path}: {options.precision}, proven, {made.size_bytes / 1e6:.2f} MB")
+    print(f"  likely words differ from the model's by {made.agreement.model.likely:.2g} nats")
+    return 0
 
 
 def _target(options: argparse.Namespace) -> Target:

@@ -54,6 +54,9 @@ _GROUPS = {
             ),
             "kenlm": _Elsewhere("rdsdk.data.kenlm", "train", "the programs that ngram runs"),
             "ngram": _Elsewhere("rdsdk.data.ngram", "train", "text -> a word language model"),
+            "rnnlm": _Elsewhere(
+                "rdsdk.training.rnnlm_training", "train", "text -> a recurrent word language model"
+            ),
             "lexicon": _Elsewhere("rdsdk.data.lexicon", "train", "how its words are pronounced"),
         },
     ),

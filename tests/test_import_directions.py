@@ -17,6 +17,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "rdsdk.pretrained": (),
     "rdsdk.audio": ("rdsdk.errors",),
     "rdsdk.decoding": ("rdsdk.errors",),
+    # A recurrent language model is an ExecuTorch program, run through the same door as the others.
+    "rdsdk.decoding.rnnlm": (
+        "rdsdk.errors",
+        "rdsdk.decoding",
+        "rdsdk.runtime.executorch",
+        "rdsdk.runtime.artefact",
+    ),
     "rdsdk.models": ("rdsdk.errors", "rdsdk.decoding.vocabulary"),
     "rdsdk.data": ("rdsdk.errors", "rdsdk.audio", "rdsdk.decoding.vocabulary"),
     # Files of pronunciations are read in one way.
@@ -58,6 +65,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rdsdk.decoding",
         "rdsdk.errors",
         "rdsdk.runtime.artefact",
+    ),
+    "mobile_export.rnnlm": (
+        "rdsdk.models.rnnlm",
+        "rdsdk.decoding.rnnlm",
+        "rdsdk.errors",
+        "rdsdk.runtime.artefact",
+    ),
+    "mobile_export.rnnlm_agreement": (
+        "rdsdk.models.rnnlm",
+        "rdsdk.decoding.rnnlm",
+        "rdsdk.errors",
     ),
     "mobile_export.coreml_delegate": (
         "rdsdk.models",

@@ -24,7 +24,10 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_search_arguments(group)
     group.add_argument(
-        "--no-lm", action="store_true", help="search without the model's own language model"
+        "--no-lm", action="store_true", help="search without the model's own language models"
+    )
+    group.add_argument(
+        "--no-rnnlm", action="store_true", help="search without its recurrent language model alone"
     )
     group.add_argument(
         "--hotwords",
@@ -69,6 +72,18 @@ def add_search_arguments(group: Group) -> None:
         help=f"how much it counts beside the sound (default: {default.lm_weight})",
     )
     group.add_argument(
+        "--rnnlm",
+        type=Path,
+        metavar="FILE",
+        help="weigh what was found again, with a recurrent language model (rdsdk prepare rnnlm)",
+    )
+    group.add_argument(
+        "--rnnlm-share",
+        type=float,
+        metavar="X",
+        help=f"of --lm-weight, 0 to 1 (default: {default.rnnlm_share})",
+    )
+    group.add_argument(
         "--word-score",
         type=float,
         metavar="NATS",
@@ -90,9 +105,15 @@ def decoding(
     if arguments.no_lm:
         if own is None or own.lm is None or arguments.lm is not None:
             raise ConfigError("--no-lm leaves out a model's own language model; there is none here")
-        own = replace(own, lm=None)
+        own = replace(own, lm=None, rnnlm=None)
+    if arguments.no_rnnlm:
+        if own is None or own.rnnlm is None:
+            raise ConfigError(
+                "--no-rnnlm leaves out a model's own recurrent language model; there is none here"
+            )
+        own = replace(own, rnnlm=None)
     asked = search(arguments, own)
-    if asked is None and arguments.no_lm:
+    if asked is None and (arguments.no_lm or arguments.no_rnnlm):
         asked = own
     if arguments.greedy:
         if hotwords or asked is not None:
@@ -109,7 +130,15 @@ def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> Be
     Raises:
         ConfigError: a value is out of range, or weighs what is not there.
     """
-    names = ("lm", "lexicon", "symbols_per_frame", "lm_weight", "word_score")
+    names = (
+        "lm",
+        "lexicon",
+        "symbols_per_frame",
+        "lm_weight",
+        "word_score",
+        "rnnlm",
+        "rnnlm_share",
+    )
     values = {name: getattr(arguments, name) for name in names}
     values["beam_size"] = arguments.beam
     given = {name: value for name, value in values.items() if value is not None}
@@ -118,6 +147,8 @@ def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> Be
     changed = replace(own or BeamSettings(), **given)
     if "lm_weight" in given and changed.lm is None:
         raise ConfigError("--lm-weight goes with a language model; give one with --lm")
+    if "rnnlm_share" in given and changed.rnnlm is None:
+        raise ConfigError("--rnnlm-share goes with a recurrent language model; give --rnnlm")
     if "word_score" in given and changed.lm is None and changed.lexicon is None:
         raise ConfigError("--word-score goes with a language model or a lexicon; give --lm")
     return changed

@@ -12,12 +12,14 @@ into portions.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rdsdk.decoding.reading import Read, read_path
+from rdsdk.decoding.reading import Read, read_path, seconds_of, word_of
+from rdsdk.decoding.rereading import HYPOTHESES, Rereader
 from rdsdk.decoding.search import IMPOSSIBLE, BeamSearch
 from rdsdk.decoding.segment import Word
 from rdsdk.errors import ConfigError, ModelError
@@ -45,6 +47,10 @@ class BeamDecoder:
         self.vocabulary = search.vocabulary
         self.frame_seconds = frame_seconds
         self._search = search
+        rescorer = search.rescorer()
+        self._rereader: Rereader | None = None
+        if rescorer is not None:
+            self._rereader = Rereader(rescorer, search.vocabulary, search.spoken, frame_seconds)
         self.reset()
 
     def reset(self) -> None:
@@ -57,6 +63,8 @@ class BeamDecoder:
         self._first_heard: int | None = None
         self._last_heard = 0
         self._context: list[tuple[int, ...]] = []  # the last words that were given
+        if self._rereader is not None:
+            self._rereader.reset()
         self._begin([])
 
     @property
@@ -67,12 +75,17 @@ class BeamDecoder:
     @property
     def open_seconds(self) -> float | None:
         """Where the first symbol that is not given yet begins; None when there is none."""
-        return None if self._first_heard is None else self._seconds(self._first_heard)
+        kept_back = None if self._rereader is None else self._rereader.unsaid
+        begins = (self._first_heard, kept_back and kept_back[0])
+        return min((self._seconds(frame) for frame in begins if frame is not None), default=None)
 
     @property
     def last_symbol_seconds(self) -> float | None:
         """Where the last symbol that is not given yet ends; None when there is none."""
-        return None if self._first_heard is None else self._seconds(self._last_heard + 1)
+        if self._first_heard is not None:
+            return self._seconds(self._last_heard + 1)
+        kept_back = None if self._rereader is None else self._rereader.unsaid
+        return None if kept_back is None else self._seconds(kept_back[1])
 
     @property
     def between_words(self) -> bool:
@@ -112,6 +125,9 @@ class BeamDecoder:
         if not self._rows:
             return []
         complete, opened = self._read(self._best())
+        if self._rereader is not None:
+            words, count = self._rereader.unfinished(complete, self._start)
+            return [*words, *(self._word(read) for read in complete[count:])]
         # Phones are no text: of a word that is not complete nothing can be shown.
         shown = opened is not None and not self._search.is_pronounced
         return [self._word(read) for read in (*complete, *([opened] if shown and opened else []))]
@@ -137,6 +153,8 @@ class BeamDecoder:
         self._given = len(said)  # frames before them, which it has not forgotten
         self._rows: list[np.ndarray] = []
         self._searched = 0
+        if self._rereader is not None:
+            self._rereader.begin(self._start)
         for row in rows:
             self._step(row)
 
@@ -201,6 +219,17 @@ class BeamDecoder:
             searched = np.where(ends, len(self.vocabulary) + 1 + labels, searched)
         return np.concatenate([np.array(self._path, int), searched])
 
+    def _leading(self, hypotheses: Sequence[Any]) -> np.ndarray:
+        """(N, T): the symbols of the best hypotheses, pronounced ones."""
+        chosen = heapq.nlargest(HYPOTHESES, hypotheses, key=lambda one: one.score)
+        after = 1 + self._given
+        searched = np.array([one.tokens[after:] for one in chosen], int)
+        labels = np.array([one.words[after:] for one in chosen], int)
+        ends = searched == self.vocabulary.boundary_id
+        searched = np.where(ends, len(self.vocabulary) + 1 + labels, searched)
+        forgotten = np.tile(np.array(self._path, int), (len(chosen), 1))
+        return np.concatenate([forgotten, searched], axis=1)
+
     def _agreed(self, hypotheses: Sequence[Any], path: np.ndarray, least: int) -> int:
         """So many first symbols of ``path`` have all hypotheses; 0 if not even ``least`` of them.
 
@@ -218,6 +247,10 @@ class BeamDecoder:
     def _check(self) -> list[Word]:
         hypotheses, best = self._hypotheses()
         path = self._symbols(hypotheses[best])
+        reread: list[Word] = []
+        if self._rereader is not None:
+            paths = self._leading(hypotheses)
+            reread = self._rereader.extend(paths, path, self._rows, self._start)
         complete, opened = self._read(path)
         latest = opened or (complete[-1] if complete else None)
         quiet_since = self._start if latest is None else self._start + latest.runs[-1][1]
@@ -227,15 +260,15 @@ class BeamDecoder:
             lead = self._rows[-_LEAD_FRAMES:]
             words = self._finish()
             self._begin(lead)
-            return words
+            return [*reread, *words]
         # The search forgets up to the frame behind a boundary, and must keep one.
         given = [read for read in complete if read.end < len(path) - 1]
         if given:
             agreed = self._agreed(hypotheses, path, given[0].end + 1)
-            given = [read for read in given if read.end < agreed]
+            given = self._whole([read for read in given if read.end < agreed], path)
         if not given and len(self._rows) >= DISAGREEMENT_FRAMES:
-            return self._settle(complete)
-        words = [self._word(read) for read in given]
+            return [*reread, *self._settle(path, complete)]
+        words = reread if self._rereader is not None else [self._word(read) for read in given]
         if given:
             self._remember(given)
             self._forget(path, given[-1].end)
@@ -264,16 +297,20 @@ class BeamDecoder:
             if gave:
                 self._first_heard = first
 
-    def _settle(self, complete: Sequence[Read]) -> list[Word]:
+    def _settle(self, path: np.ndarray, complete: Sequence[Read]) -> list[Word]:
         """The hypotheses do not come to agree: the best one's words are taken, or cut."""
         self.settled += 1
         certain = len(self._rows) - _UNDECIDED_FRAMES
-        given = [read for read in complete if read.end <= certain]
+        given = self._whole([read for read in complete if read.end <= certain], path)
         if not given:
             words = self._finish()
             self._begin([])
             return words
-        words = [self._word(read) for read in given]
+        if self._rereader is None:
+            words = [self._word(read) for read in given]
+        else:
+            end = given[-1].end
+            words = self._rereader.settle(path[:end], self._rows[:end], self._start)
         self._remember(given)
         self._begin(self._rows[given[-1].end :])
         remaining, opened = self._read(self._best())
@@ -289,37 +326,44 @@ class BeamDecoder:
         words: list[Word] = []
         if self._rows:
             boundary = self.vocabulary.boundary_id
+            rows = self._rows
             if boundary is not None:
                 row = self._surely(boundary)
                 if self._search.is_pronounced:
                     row[self.vocabulary.blank] = 0.0  # nor need a word be ended where none is open
                 self._decoder.decode_step(row.ctypes.data, 1, len(row))
+                rows = [*rows, row]
             self._decoder.decode_end()
-            # The last symbol is no frame either. Without a boundary it ends the last word.
-            complete, _ = self._read([*self._best()[:-1], self.vocabulary.blank])
-            words = [self._word(read) for read in complete]
+            words = self._ended(rows)
         self._first_heard, self._inside = None, False
         self._context = []
         return words
+
+    def _ended(self, rows: Sequence[np.ndarray]) -> list[Word]:
+        """The words of hypotheses that are over. Their last symbol is no frame either."""
+        hypotheses, best = self._hypotheses()
+        path = self._symbols(hypotheses[best])[:-1]
+        if self._rereader is not None:
+            paths = self._leading(hypotheses)[:, :-1]
+            return self._rereader.finish(paths, path, rows, self._start)
+        # Without a boundary the blank ends the last word.
+        complete, _ = self._read([*path, self.vocabulary.blank])
+        return [self._word(read) for read in complete]
 
     def _read(self, path: Iterable[int]) -> tuple[list[Read], Read | None]:
         """The words on a path, complete ones and an open one."""
         search = self._search
         return read_path(path, self.vocabulary, search.spoken if search.is_pronounced else None)
 
+    def _whole(self, reads: list[Read], path: np.ndarray) -> list[Read]:
+        """Those up to the last one that ends where a label does: arcs are whole hotwords."""
+        if self._rereader is None:
+            return reads
+        ends = [n for n, one in enumerate(reads, 1) if path[one.end - 1] > len(self.vocabulary)]
+        return reads[: max(ends, default=0)]
+
     def _word(self, read: Read) -> Word:
-        """Confidence is the geometric mean of each symbol's likeliest frame."""
-        peaks = [
-            float(max(self._rows[frame][symbol] for frame in range(first, after)))
-            for symbol, (first, after) in zip(read.ids, read.runs, strict=True)
-        ]
-        return Word(
-            read.text,
-            self._seconds(self._start + read.runs[0][0]),
-            self._seconds(self._start + read.runs[-1][1]),
-            min(float(np.exp(np.mean(peaks))), 1.0),
-        )
+        return word_of(read, self._rows, self._start, self.frame_seconds)
 
     def _seconds(self, frame: int) -> float:
-        # To the microsecond, as the greedy decoder gives them.
-        return round(frame * self.frame_seconds, 6)
+        return seconds_of(frame, self.frame_seconds)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from rdsdk.decoding.segment import Word
 from rdsdk.decoding.vocabulary import Vocabulary
 
 Spoken = Callable[[int], tuple[str, ...]]
@@ -72,3 +75,27 @@ def read_path(
         "" if spoken else vocabulary.decode(ids),
     )
     return complete, opened
+
+
+def word_of(
+    read: Read, rows: Sequence[np.ndarray] | np.ndarray, start: int, frame_seconds: float
+) -> Word:
+    """A word on a path that begins at frame ``start``, of frames that score ``rows`` (T, V).
+
+    Confidence is the geometric mean of each symbol's likeliest frame.
+    """
+    peaks = [
+        float(max(rows[frame][symbol] for frame in range(first, after)))
+        for symbol, (first, after) in zip(read.ids, read.runs, strict=True)
+    ]
+    return Word(
+        read.text,
+        seconds_of(start + read.runs[0][0], frame_seconds),
+        seconds_of(start + read.runs[-1][1], frame_seconds),
+        min(float(np.exp(np.mean(peaks))), 1.0),
+    )
+
+
+def seconds_of(frame: int, frame_seconds: float) -> float:
+    """Where a frame begins, to the microsecond, as the greedy decoder gives it."""
+    return round(frame * frame_seconds, 6)

@@ -17,8 +17,11 @@ import numpy as np
 
 from rdsdk.decoding.language_model import LN_10, flashlight, load_kenlm, words_of
 from rdsdk.decoding.pronunciation import in_symbols, phrase, read_dictionary
+from rdsdk.decoding.rescoring import Rescorer
+from rdsdk.decoding.rnnlm import load_rnnlm
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.decoding.word_scores import WordScores
 from rdsdk.errors import ConfigError
 
 _NEVER = -math.inf
@@ -28,6 +31,7 @@ ONE_BREATH = 1.0
 """Nats that a word costs whose last phone lasts until the next word: without, a long "ah" would be
 as good as "a a a"."""
 _TILT, _TILTED = 1e-6, 4096  # nats a frame; frames
+_HISTORIES = 20
 _HOMOPHONES = 6  # so many words can end in one place of flashlight-text's trie
 
 
@@ -74,9 +78,11 @@ class BeamSearch:
         self._allowed: np.ndarray | None = None
         self._trie: Any = None
         self._sums = self.settings.sum_alignments
+        self._scores: WordScores | None = None
         if self.settings.lexicon is not None:
             self.hotwords = tuple(" ".join(hotword.split()) for hotword in hotwords)
             self._lm = self._pronounced(self.settings.lexicon)
+            self._scores = self._weighed_again()
             return
         self.hotwords = tuple(self._spelled_hotword(hotword) for hotword in hotwords)
         if vocabulary.word_boundary is None:
@@ -116,6 +122,10 @@ class BeamSearch:
         return self._flashlight.LexiconDecoder(
             options, self._trie, self._lm, silence, vocabulary.blank, -1, [], False
         )
+
+    def rescorer(self) -> Rescorer | None:
+        """What weighs the words of one stream again; None where nothing does."""
+        return None if self._scores is None else Rescorer(self._scores, _HISTORIES)
 
     def allowed(self, log_probs: np.ndarray, before: int = 0, number: int = 0) -> np.ndarray:
         """Frames (T, V) as they are searched, float32 in a row: symbols outside the lexicon are
@@ -269,6 +279,18 @@ class BeamSearch:
                 self._trie.insert(list(spoken), label, first[label])
         self._trie.smear(self._flashlight.SmearingMode.MAX)
         return scores
+
+    def _weighed_again(self) -> WordScores | None:
+        if self.settings.rnnlm is None:
+            return None
+        return WordScores(
+            load_rnnlm(self.settings.rnnlm),
+            self._lm,
+            self._spoken,
+            self.settings,
+            scale=self._scale,
+            boosted=self.hotwords,
+        )
 
     def _characters(self) -> Any:
         if not self.hotwords:

@@ -34,9 +34,12 @@ class BeamSettings:
         sum_alignments: score log P(symbols | frames) instead, the sum over all alignments, as CTC
             defines it. A model that is not quite sure of its silences then finds letters in long
             ones. Without effect on hotwords where words are free.
+        rnnlm: a recurrent word language model (``rdsdk prepare rnnlm``), which weighs again what
+            was found with ``lm`` and ``lexicon``; it needs both.
+        rnnlm_share: how much of the language model's weight is the recurrent one's, 0 to 1.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is out of range, or ``rnnlm`` is given without what it needs.
     """
 
     lm: str | Path | None = None
@@ -48,6 +51,8 @@ class BeamSettings:
     word_score: float = 0.0
     hotword_boost: float = 1.5
     sum_alignments: bool = False
+    rnnlm: str | Path | None = None
+    rnnlm_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "symbols_per_frame"):
@@ -60,6 +65,13 @@ class BeamSettings:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name} is {value}, expected 0 or more")
+        if not 0 <= self.rnnlm_share <= 1:
+            raise ConfigError(f"rnnlm_share is {self.rnnlm_share}, expected 0 to 1")
+        if self.rnnlm is not None and (self.lm is None or self.lexicon is None):
+            raise ConfigError(
+                "a recurrent language model weighs what an n-gram language model and a lexicon "
+                "have found; give lm and lexicon too, or leave rnnlm out"
+            )
         if not math.isfinite(self.word_score):
             raise ConfigError(f"word_score is {self.word_score}, expected a number of nats")
 
@@ -108,14 +120,16 @@ class BeamSettings:
 Search = BeamSettings | Literal["greedy"]
 """How text is found: a beam search, or the likeliest symbols."""
 
-_FILES = ("lm", "lexicon")
+_FILES = ("lm", "lexicon", "rnnlm")
 _KINDS: dict[str, Any] = {
     "lm": str,
     "lexicon": str,
+    "rnnlm": str,
     "beam_size": int,
     "beam_threshold": (int, float),
     "symbols_per_frame": int,
     "lm_weight": (int, float),
+    "rnnlm_share": (int, float),
     "word_score": (int, float),
     "hotword_boost": (int, float),
     "sum_alignments": bool,

@@ -65,12 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         values = [evaluation.to_dict(arguments.by) for evaluation in evaluations]
         used = beam or own
-        how = None
-        if isinstance(used, BeamSettings):
-            files = {"lm": used.lm and str(used.lm), "lexicon": used.lexicon and str(used.lexicon)}
-            how = asdict(used) | files
+        how = asdict(used) if isinstance(used, BeamSettings) else None
         row = {"model": arguments.model, "beam": how, "hotwords": hotwords, "results": values}
-        print(json.dumps(row, indent=2))
+        print(json.dumps(row, indent=2, default=str))  # files are paths
     else:
         _show(arguments.model, evaluations, arguments.by)
     return 0

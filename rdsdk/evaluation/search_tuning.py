@@ -6,8 +6,8 @@ symbols, silence above all, too readily; a share of the logarithm of how common 
 off (the scaled likelihoods of hybrid recognisers: H. Bourlard and N. Morgan 1994). That share is a
 part of the model, a bias of its head, and is written into a checkpoint; the weights are options.
 
-The three are varied in turn, each until no step helps: ``rdsdk tune search
---help``.
+With a recurrent language model (``--rnnlm``) its share is a fourth. They are varied in turn, each
+until no step helps: ``rdsdk tune search --help``.
 """
 
 from __future__ import annotations
@@ -38,17 +38,19 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "prior_share": (0.0, 0.25, 0.5, 0.75, 1.0),
     "lm_weight": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
     "word_score": (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
+    "rnnlm_share": (0.0, 0.25, 0.5, 0.75, 1.0),
 }
-"""The values that are tried of each, in order."""
+"""The values that are tried of each, in order; the last with a recurrent language model."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One choice of the three."""
+    """One choice of them; ``rnnlm_share`` is None where there is no recurrent language model."""
 
     prior_share: float = 0.0
     lm_weight: float = 0.5
     word_score: float = 0.0
+    rnnlm_share: float | None = None
 
 
 def symbol_prior(heard: Sequence[Tensor]) -> Tensor:
@@ -82,6 +84,8 @@ def climb(measure: Callable[[Setting], float], start: Setting) -> dict[Setting, 
 def _next(setting: Setting, name: str, ladder: Sequence[float], direction: int) -> Setting | None:
     """The neighbour on a ladder; None past its end."""
     value = getattr(setting, name)
+    if value is None:
+        return None
     rest = [rung for rung in ladder if (rung - value) * direction > 0]
     if not rest:
         return None
@@ -172,28 +176,34 @@ def _tune(options: argparse.Namespace) -> None:
         output.print(f"{wer:.1%}  {setting}", highlight=False)
         return wer
 
-    tried = climb(measure, Setting(0.0, settings.lm_weight, settings.word_score))
+    share = None if settings.rnnlm is None else settings.rnnlm_share
+    tried = climb(measure, Setting(0.0, settings.lm_weight, settings.word_score, share))
     output.print(table(tried))
     best = min(tried, key=lambda setting: tried[setting])
     if options.output is not None:
         checkpoint.save(options.output, rebiased(source, prior, best.prior_share))
         output.print(f"{options.output}: {best.prior_share:g} of the prior taken off")
-    output.print(f"--lm-weight {best.lm_weight:g} --word-score={best.word_score:g}")
+    also = "" if best.rnnlm_share is None else f" --rnnlm-share {best.rnnlm_share:g}"
+    output.print(f"--lm-weight {best.lm_weight:g} --word-score={best.word_score:g}{also}")
 
 
 def at(settings: BeamSettings, setting: Setting) -> BeamSettings:
     """A search with the weights of a setting."""
-    return replace(settings, lm_weight=setting.lm_weight, word_score=setting.word_score)
+    share = settings.rnnlm_share if setting.rnnlm_share is None else setting.rnnlm_share
+    return replace(
+        settings, lm_weight=setting.lm_weight, word_score=setting.word_score, rnnlm_share=share
+    )
 
 
 def table(tried: dict[Setting, float]) -> Table:
     """The best ten, best first."""
-    made = Table("prior share", "lm weight", "word score", "WER")
+    made = Table("prior share", "lm weight", "word score", "rnnlm share", "WER")
     for setting in sorted(tried, key=lambda setting: tried[setting])[:10]:
         made.add_row(
             f"{setting.prior_share:g}",
             f"{setting.lm_weight:g}",
             f"{setting.word_score:g}",
+            "-" if setting.rnnlm_share is None else f"{setting.rnnlm_share:g}",
             f"{tried[setting]:.1%}",
         )
     return made

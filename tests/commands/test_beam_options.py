@@ -76,6 +76,25 @@ def test_options_change_the_models_own_search():
     assert parsed("--lm", "mine.lm", own=own)[0] == replace(own, lm=Path("mine.lm"))
 
 
+def test_a_recurrent_language_model_comes_and_goes():
+    own = BeamSettings("its.lm", "its.dict", rnnlm="its.rnnlm")
+    assert parsed("--no-rnnlm", own=own)[0] == replace(own, rnnlm=None)
+    assert parsed("--no-rnnlm", "--beam=7", own=own)[0] == replace(own, rnnlm=None, beam_size=7)
+    assert parsed("--no-lm", own=own)[0] == replace(own, lm=None, rnnlm=None)
+    assert parsed("--rnnlm-share", "0.2", own=own)[0] == replace(own, rnnlm_share=0.2)
+    plain = BeamSettings("its.lm", "its.dict")
+    mine = replace(plain, rnnlm=Path("mine.rnnlm"))
+    assert parsed("--rnnlm", "mine.rnnlm", own=plain)[0] == mine
+    for options, message in (
+        (["--no-rnnlm"], "there is none here"),
+        (["--rnnlm-share", "0.2"], "give --rnnlm"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parsed(*options, own=plain)
+    with pytest.raises(ConfigError, match="give lm and lexicon too"):
+        parsed("--rnnlm", "mine.rnnlm")
+
+
 @pytest.fixture
 def recording(tmp_path):
     path = tmp_path / "speech.wav"

@@ -22,6 +22,10 @@ def test_what_differs_from_the_defaults_is_written_and_read():
     assert beside.files() == [Path("models/a.lm"), Path("models/b.dict")]
     assert BeamSettings.from_dict(beside.to_dict()) == BeamSettings.from_dict(value)
     assert BeamSettings.from_dict({}) == BeamSettings() == BeamSettings().beside(Path("models"))
+    again = BeamSettings("a.lm", "b.dict", rnnlm=Path("lms/c.rnnlm"), rnnlm_share=0.7)
+    assert again.to_dict()["rnnlm"] == "c.rnnlm"
+    again = BeamSettings.from_dict(again.to_dict()).beside(Path("models"))
+    assert (again.files()[-1], again.rnnlm_share) == (Path("models/c.rnnlm"), 0.7)
     assert BeamSettings.from_dict({"sum_alignments": True, "lm_weight": 2}).sum_alignments
 
 
