@@ -26,6 +26,7 @@ from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize
 from torchao.quantization.granularity import PerAxis
 
 from mobile_export.executorch import RESERVED_CARD_BYTES, completed, lower
+from mobile_export.products import linear_of
 from mobile_export.programs import Method
 from mobile_export.progress import Progress, silent
 from mobile_export.pte_graph import read_graph
@@ -78,14 +79,14 @@ class Advance(nn.Module):
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
         )
         offsets = (bias_read + bias_kept).chunk(4)
-        self.read = nn.ModuleList(map(_linear, read.chunk(4), offsets))
-        self.kept = nn.ModuleList(map(_linear, kept.chunk(4)))
-        self.projection = _linear(projection)
+        self.read = nn.ModuleList(map(linear_of, read.chunk(4), offsets))
+        self.kept = nn.ModuleList(map(linear_of, kept.chunk(4)))
+        self.projection = linear_of(projection)
         frequent, head = model.output.shortlist_size, model.output.head
-        self.frequent = _linear(head.weight[:frequent], head.bias[:frequent])
-        self.classes = _linear(head.weight[frequent:], head.bias[frequent:])
+        self.frequent = linear_of(head.weight[:frequent], head.bias[:frequent])
+        self.classes = linear_of(head.weight[frequent:], head.bias[frequent:])
         self.tails = nn.ModuleList(
-            nn.Sequential(*(_linear(layer.get_parameter("weight")) for layer in tail.children()))
+            nn.Sequential(*(linear_of(layer.get_parameter("weight")) for layer in tail.children()))
             for tail in model.output.tail
         )
 
@@ -104,14 +105,6 @@ class Advance(nn.Module):
         ]
         probabilities = torch.cat([head[:, :frequent], *rarer], dim=1)
         return probabilities.clamp(LEAST_PROBABILITY, 1.0).log(), hidden, cell
-
-
-def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    made.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    if bias is not None:
-        made.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return made
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rdsdk.decoding.rnnlm import RnnLm
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError
 from rdsdk.runtime.card import Card
@@ -21,16 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a .pte file, a bundled name or a checkpoint folder",
+        help="a .pte or .rnnlm file, a bundled name or a checkpoint folder",
     )
     parser.add_argument("--json", action="store_true", help="the whole card as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the card of an artefact, or the description in a checkpoint folder."""
+    """Print the card of an artefact or a language model, or the description of a checkpoint."""
     if Path(arguments.model).is_dir():
         value = _checkpoint(Path(arguments.model))
         rows = list(value.items())
+    elif Path(arguments.model).suffix == ".rnnlm":
+        value = RnnLm(arguments.model).card
+        rows = [*({**value, "words": f"{len(value['words']):,}"}.items())]
     else:
         recognizer = load(arguments.model)
         value = json.loads(recognizer.card_json)

@@ -23,8 +23,6 @@ VERSION = 1
 END, UNKNOWN = "</s>", "<unk>"
 METHOD = "advance"
 _INT64, _FLOAT32 = 4, 6  # ExecuTorch's ScalarType
-# What the binding raises on a damaged program that it survives.
-_FAULTS = (RuntimeError, MemoryError, IndexError, UnicodeDecodeError)
 
 
 class State(NamedTuple):
@@ -60,15 +58,15 @@ class RnnLm:
         # The binding keeps a bare pointer into these bytes: they must outlive the program.
         self._data = read_artefact(self.path)
         self._lock = threading.Lock()
-        self._quiet = executorch.quiet
-        self._program = self._load(executorch.binding())
+        self._executorch = executorch
+        self._program = executorch.load_program(self._data, self.path)
         self.card = self._read_card()
         self.words: tuple[str, ...] = tuple(self.card["words"])
         self._index = {word: index for index, word in enumerate(self.words)}
         self._shapes = (self.card["projection"],), (self.card["hidden"],)
         self._most = self._check_signature()
         executorch.pool_is_used()
-        self._method = self._load_method(METHOD)
+        self._method = executorch.load_method(self._program, METHOD, self.path)
 
     @property
     def end(self) -> int:
@@ -133,7 +131,7 @@ class RnnLm:
         with self._lock:
             try:
                 outputs = self._method([torch.from_numpy(array) for array in arrays])
-            except _FAULTS as error:
+            except self._executorch.FAULTS as error:
                 raise ModelError(f"{self.path}: the program failed to run: {error}") from error
         log_probs, hidden, cell = (output.numpy() for output in outputs)
         # Copied, so that who keeps one of them does not keep all.
@@ -142,41 +140,19 @@ class RnnLm:
             for row in range(len(words))
         ]
 
-    def _load(self, binding: Any) -> Any:
-        try:
-            with self._quiet() as said:
-                return binding._load_program_from_buffer(
-                    self._data, program_verification=binding.Verification.InternalConsistency
-                )
-        except _FAULTS as error:
-            raise ModelError(
-                f"{self.path}: ExecuTorch refuses this program ({error}{said.last()}); "
-                "copy or export it again"
-            ) from None
-
-    def _load_method(self, name: str) -> Any:
-        try:
-            with self._quiet() as said:
-                return self._program.load_method(name)
-        except _FAULTS as error:
-            raise ModelError(
-                f"{self.path}: its method {name} cannot be loaded ({error}{said.last()}); it is "
-                "damaged, or needs a delegate or operator that this ExecuTorch does not have"
-            ) from None
-
     def _read_card(self) -> dict[str, Any]:
         try:
             names = [self._program.get_method_name(i) for i in range(self._program.num_methods())]
-        except _FAULTS:
+        except self._executorch.FAULTS:
             raise ModelError(f"{self.path} is damaged: its method names are not text") from None
         card: Any = None
         if "card" in names:
-            method = self._load_method("card")
+            method = self._executorch.load_method(self._program, "card", self.path)
             try:
-                with self._quiet():
+                with self._executorch.quiet():
                     (text,) = method([])
                 card = json.loads(text)
-            except (*_FAULTS, ValueError, TypeError) as error:
+            except (*self._executorch.FAULTS, ValueError, TypeError) as error:
                 raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
         if not isinstance(card, dict) or card.get("format") != FORMAT:
             other = "; it is a model that hears" if isinstance(card, dict) else ""
@@ -200,11 +176,11 @@ class RnnLm:
     def _check_signature(self) -> int:
         """The most sentences of one call. A program of other shapes would end the process."""
         try:
-            with self._quiet():
+            with self._executorch.quiet():
                 meta = self._program.method_meta(METHOD)
                 given = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
                 made = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
-        except _FAULTS as error:
+        except self._executorch.FAULTS as error:
             raise ModelError(f"{self.path}: its method {METHOD} is unreadable ({error})") from None
         planned = [(tuple(info.sizes()), info.dtype()) for info in (*given, *made)]
         most = planned[0][0][0] if planned and planned[0][0] else 0

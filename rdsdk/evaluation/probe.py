@@ -26,7 +26,8 @@ from rdsdk.evaluation.probe_recipe import Prepare, ProbeRecipe, read_command
 from rdsdk.evaluation.probe_report import ProbeResult
 from rdsdk.evaluation.probing import Probing, figure_of, probe_transcriber
 from rdsdk.evaluation.report import write_hypotheses
-from rdsdk.training.run import RESUME_FILE, run
+from rdsdk.training.resuming import RESUME_FILE
+from rdsdk.training.run import run
 from rdsdk.training.teachers import Teacher
 
 BEST, LAST, RECIPE = "best", "last", "recipe.yaml"

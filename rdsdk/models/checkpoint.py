@@ -6,7 +6,7 @@ The architecture, the vocabulary and the provenance are inside, so loading never
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -139,26 +139,34 @@ def read_description(folder: Path | str) -> dict[str, object]:
             f"{folder} is not a checkpoint: it has no {DESCRIPTION}; expected a folder with "
             f"{DESCRIPTION} and {WEIGHTS}, as `rdsdk finetune` and `rdsdk import` write"
         )
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} does not describe an rdsdk checkpoint (no format {FORMAT!r})"
-        )
-    if description.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has version {description.get('version')!r}, this rdsdk reads {VERSION}; "
-            "a newer rdsdk wrote it: upgrade rdsdk"
-        )
-    if set(description) != _FIELDS:
-        missing, unknown = sorted(_FIELDS - set(description)), sorted(set(description) - _FIELDS)
-        raise CheckpointError(f"{path}: fields missing {missing}, unknown {unknown}")
+    description = described(path, FORMAT, VERSION, _FIELDS)
     if not isinstance(description["architecture"], dict):
         raise CheckpointError(f"{path}: 'architecture' must be an object")
     if not isinstance(description["provenance"], dict):
         raise CheckpointError(f"{path}: 'provenance' must be an object")
+    return description
+
+
+def described(path: Path, form: str, version: int, names: Set[str]) -> dict[str, object]:
+    """A JSON file that says its format and version and has just these fields.
+
+    Raises:
+        CheckpointError: it is not JSON, or of another format, version or other fields.
+    """
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != form:
+        raise CheckpointError(f"{path} does not describe an rdsdk checkpoint (no format {form!r})")
+    if description.get("version") != version:
+        raise CheckpointError(
+            f"{path} has version {description.get('version')!r}, this rdsdk reads {version}; "
+            "a newer rdsdk wrote it: upgrade rdsdk"
+        )
+    if set(description) != names:
+        missing, unknown = sorted(names - set(description)), sorted(set(description) - names)
+        raise CheckpointError(f"{path}: fields missing {missing}, unknown {unknown}")
     return description
 
 

@@ -10,7 +10,6 @@ cell. Logarithms are natural.
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rdsdk.errors import CheckpointError, ConfigError
-from rdsdk.models.checkpoint import WEIGHTS, write_whole
+from rdsdk.models.checkpoint import WEIGHTS, described, write_whole
 
 FORMAT = "rdsdk-rnnlm-checkpoint"
 VERSION = 1
@@ -193,13 +192,13 @@ def save(folder: Path | str, model: RnnLm, provenance: dict[str, object]) -> Pat
     Args:
         provenance: licence, training_data, perplexities and what else is known of it.
     """
-    described: dict[str, object] = {
+    content: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "config": model.config.to_dict(),
         "provenance": provenance,
     }
-    return write_whole(Path(folder), WEIGHTS, model, DESCRIPTION, described)
+    return write_whole(Path(folder), WEIGHTS, model, DESCRIPTION, content)
 
 
 def load(folder: Path | str) -> tuple[RnnLm, dict[str, object]]:
@@ -236,21 +235,8 @@ def _read_description(folder: Path) -> tuple[RnnLmConfig, dict[str, object]]:
             f"{folder} is no recurrent language model: it has no {DESCRIPTION}; expected a folder "
             f"with {DESCRIPTION} and {WEIGHTS}, as `rdsdk prepare rnnlm` writes"
         )
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise CheckpointError(f"{path} describes no recurrent language model (no format {FORMAT})")
-    if described.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has version {described.get('version')!r}, this rdsdk reads {VERSION}; "
-            "a newer rdsdk wrote it: upgrade rdsdk"
-        )
-    if set(described) != _FIELDS:
-        missing, unknown = sorted(_FIELDS - set(described)), sorted(set(described) - _FIELDS)
-        raise CheckpointError(f"{path}: fields missing {missing}, unknown {unknown}")
-    config, provenance = described["config"], described["provenance"]
+    content = described(path, FORMAT, VERSION, _FIELDS)
+    config, provenance = content["config"], content["provenance"]
     if not isinstance(config, dict) or not isinstance(provenance, dict):
         raise CheckpointError(f"{path}: 'config' and 'provenance' must be objects")
     try:

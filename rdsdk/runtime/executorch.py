@@ -7,13 +7,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from rdsdk.errors import ConfigError, ModelError
 
 # cpuinfo writes the first on machines whose processor it cannot fully read, ExecuTorch the second
 # whenever the number of threads is set: neither says anything to a user.
 _NOISE = ("[cpuinfo_utils.cpp:", "[threadpool.cpp:")
+FAULTS = (RuntimeError, MemoryError, IndexError, UnicodeDecodeError)
+"""What the binding raises on a damaged program that it survives."""
 _lock = threading.RLock()
 _threads: int | None = None
 _pool_in_use = False
@@ -99,3 +103,38 @@ def quiet() -> Iterator[Said]:
             said.lines = tuple(line for line in lines if not line.startswith(_NOISE))
             if said.lines and not failed:
                 print(*said.lines, sep="\n", file=sys.stderr, flush=True)
+
+
+def load_program(data: bytes, path: Path) -> Any:
+    """A program of the bytes of ``path``; they must outlive it, and all that is loaded from it.
+
+    Raises:
+        ModelError: ExecuTorch refuses it.
+    """
+    loader = binding()
+    try:
+        with quiet() as said:
+            return loader._load_program_from_buffer(
+                data, program_verification=loader.Verification.InternalConsistency
+            )
+    except FAULTS as error:
+        raise ModelError(
+            f"{path}: ExecuTorch refuses this program ({error}{said.last()}); "
+            "copy or export it again"
+        ) from None
+
+
+def load_method(program: Any, name: str, path: Path) -> Any:
+    """One of its methods, ready to be called with tensors.
+
+    Raises:
+        ModelError: it cannot be loaded here.
+    """
+    try:
+        with quiet() as said:
+            return program.load_method(name)
+    except FAULTS as error:
+        raise ModelError(
+            f"{path}: its method {name} cannot be loaded ({error}{said.last()}); it is "
+            "damaged, or needs a delegate or operator that this ExecuTorch does not have"
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from rdsdk.runtime.card import Card, Method
 
 State = Mapping[str, np.ndarray]
 _FLOAT = 6  # ExecuTorch's ScalarType of float32
-# What the binding raises on a damaged program that it survives.
-_FAULTS = (RuntimeError, MemoryError, IndexError, UnicodeDecodeError)
 
 
 class Output(NamedTuple):
@@ -55,17 +53,19 @@ class Program:
         # The binding keeps a bare pointer into these bytes: they must outlive the program.
         self._data = read_artefact(self.path)
         self._lock = threading.Lock()
-        self._binding = executorch.binding()
         if threads is not None:
             executorch.set_threads(threads)
-        self._program = self._load()
+        self._program = executorch.load_program(self._data, self.path)
         self.card_json = self._read_card()
         self.card = Card.from_json(self.card_json, source=str(self.path))
         for name in self.card.methods:
             self._check_signature(name)
         executorch.pool_is_used()
         # All of a program's methods share one arena of memory, so a second one costs little.
-        self._methods = {name: self._load_method(name) for name in self.card.methods}
+        self._methods = {
+            name: executorch.load_method(self._program, name, self.path)
+            for name in self.card.methods
+        }
         self._silent: State | None = None
 
     @property
@@ -158,7 +158,7 @@ class Program:
         with self._lock:
             try:
                 outputs = self._methods[name](inputs)
-            except _FAULTS as error:
+            except executorch.FAULTS as error:
                 raise ModelError(f"{self.path}: the program failed to run: {error}") from error
         return {name: out.numpy() for name, out in zip(method.outputs, outputs, strict=True)}
 
@@ -174,32 +174,10 @@ class Program:
                 f"{method.min_samples} to {method.max_samples} samples{chunks}"
             )
 
-    def _load(self) -> Any:
-        try:
-            with executorch.quiet() as said:
-                return self._binding._load_program_from_buffer(
-                    self._data, program_verification=self._binding.Verification.InternalConsistency
-                )
-        except _FAULTS as error:
-            raise ModelError(
-                f"{self.path}: ExecuTorch refuses this program ({error}{said.last()}); "
-                "copy or export it again"
-            ) from None
-
-    def _load_method(self, name: str) -> Any:
-        try:
-            with executorch.quiet() as said:
-                return self._program.load_method(name)
-        except _FAULTS as error:
-            raise ModelError(
-                f"{self.path}: its method {name} cannot be loaded ({error}{said.last()}); it is "
-                "damaged, or needs a delegate or operator that this ExecuTorch does not have"
-            ) from None
-
     def _read_card(self) -> str:
         try:
             names = [self._program.get_method_name(i) for i in range(self._program.num_methods())]
-        except _FAULTS:
+        except executorch.FAULTS:
             raise ModelError(
                 f"{self.path} is damaged: its method names are not text; copy or export it again"
             ) from None
@@ -208,11 +186,11 @@ class Program:
                 f"{self.path} is an ExecuTorch program, but not one of rdsdk: it has the methods "
                 f"{sorted(names)} and no card; export one with rdsdk export"
             )
-        card = self._load_method("card")
+        card = executorch.load_method(self._program, "card", self.path)
         try:
             with executorch.quiet():
                 values = card([])
-        except _FAULTS as error:
+        except executorch.FAULTS as error:
             raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
         if len(values) != 1 or not isinstance(values[0], str):
             raise ModelError(f"{self.path}: its card is {values!r:.80}, expected one JSON text")
@@ -226,7 +204,7 @@ class Program:
                 meta = self._program.method_meta(method)
                 inputs = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
                 outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
-        except _FAULTS as error:
+        except executorch.FAULTS as error:
             raise ModelError(f"{self.path}: its method {method} is unreadable ({error})") from None
         frames = (expected.max_samples - card.overlap_samples) // card.hop_samples
         wanted_inputs = [(1, expected.max_samples), *card.state.values()]

@@ -26,12 +26,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rdsdk.errors import ConfigError, RdsdkError
 from rdsdk.models import rnnlm
+from rdsdk.training.resuming import INTERRUPTED, RESUME_FILE, resume_file_of
 from rdsdk.training.rnnlm_run import Run, Settings
 from rdsdk.training.rnnlm_text import read_text
-
-RESUME_FILE = "resume.ckpt"
-INTERRUPTED = 3
-"""The exit code of a run that was interrupted and can be resumed."""
 
 
 class Figures(NamedTuple):
@@ -98,13 +95,7 @@ def train(
         TrainingError: the loss became infinite or NaN.
     """
     settings = settings or Settings()
-    resume_file = output / RESUME_FILE
-    if resume and not resume_file.is_file():
-        raise ConfigError(f"nothing to resume: {resume_file} does not exist; leave --resume out")
-    if resume_file.is_file() and not resume:
-        raise ConfigError(
-            f"{output} holds an unfinished run; go on with --resume, or choose another output"
-        )
+    resume_file = resume_file_of(output, resume)
     text = read_text(texts, settings.words, settings.held_out)
     run = Run(text, settings)
     if resume:

@@ -30,12 +30,9 @@ from rdsdk.models.encoder import EncoderLayer
 from rdsdk.models.student import Student
 from rdsdk.training.callbacks import Interruption, KeepBest, Save
 from rdsdk.training.frame_keeping import keep_frames
+from rdsdk.training.resuming import INTERRUPTED, resume_file_of
 from rdsdk.training.run_recipe import RunRecipe
 from rdsdk.training.sharding import Sharded
-
-RESUME_FILE = "resume.ckpt"
-INTERRUPTED = 3
-"""The exit code of a run that was interrupted and can be resumed."""
 
 
 def run(
@@ -79,13 +76,7 @@ def run(
         TrainingError: the loss became infinite or NaN; the message names the utterances.
     """
     output = Path(recipe.output)
-    resume_file = output / RESUME_FILE
-    if resume and not resume_file.is_file():
-        raise ConfigError(f"nothing to resume: {resume_file} does not exist; leave --resume out")
-    if resume_file.is_file() and not resume:
-        raise ConfigError(
-            f"{output} holds an unfinished run; go on with --resume, or choose another output"
-        )
+    resume_file = resume_file_of(output, resume)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     module = make_module()
     if recipe.hardware.compile:

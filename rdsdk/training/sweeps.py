@@ -17,7 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from rdsdk.errors import ConfigError
-from rdsdk.training.run import INTERRUPTED, RESUME_FILE
+from rdsdk.training.resuming import INTERRUPTED, RESUME_FILE
 
 # The experiments of arXiv 2305.11685, section 4, by what they vary; {variant: arguments}.
 SWEEPS: dict[str, dict[str, tuple[str, ...]]] = {

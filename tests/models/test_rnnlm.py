@@ -131,7 +131,7 @@ def test_impossible_configs_are_refused(change: dict[str, object], said: str) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": "rdsdk-checkpoint"}, "describes no recurrent language model"),
+        ({"format": "rdsdk-checkpoint"}, "no format"),
         ({"version": 2}, "upgrade rdsdk"),
         ({"more": 1}, "unknown .*more"),
         ({"provenance": []}, "must be objects"),

@@ -25,7 +25,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset
 from rdsdk.models.student import Student
-from rdsdk.training import cli, distill, run
+from rdsdk.training import cli, distill, resuming, run
 from rdsdk.training.callbacks import KeepBest
 from rdsdk.training.sharding import shard
 
@@ -54,9 +54,9 @@ def interrupted(
 ) -> None:
     """A run stopped after two steps and gone on with; its resume file stays as ``stopped.ckpt``."""
     with stopping():
-        assert main([*first, f"--output={output}"]) == run.INTERRUPTED
+        assert main([*first, f"--output={output}"]) == resuming.INTERRUPTED
     if os.environ["RANK"] == "0":
-        shutil.copy(output / run.RESUME_FILE, output / "stopped.ckpt")
+        shutil.copy(output / resuming.RESUME_FILE, output / "stopped.ckpt")
     assert main([*then, f"--output={output}", "--resume"]) == 0
 
 
