@@ -32,15 +32,20 @@ LEAST_INPUTS = 16
 wide) is where rounding would cost most."""
 
 
+def round_to_int8(module: nn.Module) -> None:
+    """Its linear layers that are still float32, in place."""
+    _round_linears(module, torch.int8, PerAxis(0), LEAST_INPUTS, divisor=1)
+
+
 def _int8(student: Student) -> None:
     with_products(student)
-    _round_linears(student, torch.int8, PerAxis(0), LEAST_INPUTS, divisor=1)
+    round_to_int8(student)
 
 
 def _int4(student: Student) -> None:
     with_products(student)
     _round_linears(student, INT4, PerGroup(INT4_GROUP), INT4_GROUP, divisor=INT4_GROUP)
-    _round_linears(student, torch.int8, PerAxis(0), LEAST_INPUTS, divisor=1)
+    round_to_int8(student)
 
 
 def _fp32(student: Student) -> None:
@@ -49,7 +54,7 @@ def _fp32(student: Student) -> None:
 
 
 def _round_linears(
-    student: Student,
+    rounded: nn.Module,
     weights: torch.dtype,
     granularity: PerAxis | PerGroup,
     least_inputs: int,
@@ -68,7 +73,7 @@ def _round_linears(
             and module.in_features % divisor == 0
         )
 
-    quantize_(student, config, chosen)
+    quantize_(rounded, config, chosen)
 
 
 PRECISIONS: dict[str, Callable[[Student], None]] = {"fp32": _fp32, "int8": _int8, "int4": _int4}

@@ -22,15 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
-from torchao.quantization.granularity import PerAxis
 
 from mobile_export.executorch import RESERVED_CARD_BYTES, completed, lower
 from mobile_export.products import linear_of
 from mobile_export.programs import Method
 from mobile_export.progress import Progress, silent
 from mobile_export.pte_graph import read_graph
-from mobile_export.quantize import LEAST_INPUTS
+from mobile_export.quantize import round_to_int8
 from mobile_export.report import require_place
 from mobile_export.rnnlm_agreement import Agreement, require_alike, require_spelled
 from mobile_export.structure import HOT
@@ -168,14 +166,7 @@ def rounded(advance: Advance) -> Advance:
     embedding = advance.embedding
     assert isinstance(embedding, nn.Embedding)
     advance.embedding = IntEmbedding(embedding.weight.detach())
-    config = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int8, weight_granularity=PerAxis(0)
-    )
-
-    def chosen(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and module.in_features >= LEAST_INPUTS
-
-    quantize_(advance, config, chosen)
+    round_to_int8(advance)
     return advance
 
 

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = list(value.items())
     elif Path(arguments.model).suffix == ".rnnlm":
         value = RnnLm(arguments.model).card
-        rows = [*({**value, "words": f"{len(value['words']):,}"}.items())]
+        rows = list({**value, "words": f"{len(value['words']):,}"}.items())
     else:
         recognizer = load(arguments.model)
         value = json.loads(recognizer.card_json)

@@ -75,8 +75,7 @@ class BeamDecoder:
     @property
     def open_seconds(self) -> float | None:
         """Where the first symbol that is not given yet begins; None when there is none."""
-        kept_back = None if self._rereader is None else self._rereader.unsaid
-        begins = (self._first_heard, kept_back and kept_back[0])
+        begins = (self._first_heard, self._unsaid and self._unsaid[0])
         return min((self._seconds(frame) for frame in begins if frame is not None), default=None)
 
     @property
@@ -84,8 +83,12 @@ class BeamDecoder:
         """Where the last symbol that is not given yet ends; None when there is none."""
         if self._first_heard is not None:
             return self._seconds(self._last_heard + 1)
-        kept_back = None if self._rereader is None else self._rereader.unsaid
-        return None if kept_back is None else self._seconds(kept_back[1])
+        return None if self._unsaid is None else self._seconds(self._unsaid[1])
+
+    @property
+    def _unsaid(self) -> tuple[int, int] | None:
+        """The frames of what the rescoring keeps back."""
+        return None if self._rereader is None else self._rereader.unsaid
 
     @property
     def between_words(self) -> bool:
@@ -206,28 +209,27 @@ class BeamDecoder:
         return self._symbols(hypotheses[best])
 
     def _symbols(self, hypothesis: Any) -> np.ndarray:
-        """The symbols (T,) of a hypothesis.
+        """The symbols (T,) of a hypothesis."""
+        path: np.ndarray = self._paths([hypothesis])[0]
+        return path
+
+    def _leading(self, hypotheses: Sequence[Any]) -> np.ndarray:
+        """The symbols (N, T) of those that are read again, the best first."""
+        return self._paths(heapq.nlargest(HYPOTHESES, hypotheses, key=lambda one: one.score))
+
+    def _paths(self, hypotheses: Sequence[Any]) -> np.ndarray:
+        """The symbols (N, T) of hypotheses.
 
         With pronunciations, the end of the word with label n is V + 1 + n, of V symbols that are
         searched: hypotheses agree when their words do.
         """
-        # The first symbol is no frame.
-        searched = np.array(hypothesis.tokens[1 + self._given :], int)
+        after = 1 + self._given  # the first symbol is no frame
+        searched = np.array([one.tokens[after:] for one in hypotheses], int)
         if self._search.is_pronounced:
-            labels = np.array(hypothesis.words[1 + self._given :], int)
+            labels = np.array([one.words[after:] for one in hypotheses], int)
             ends = searched == self.vocabulary.boundary_id
             searched = np.where(ends, len(self.vocabulary) + 1 + labels, searched)
-        return np.concatenate([np.array(self._path, int), searched])
-
-    def _leading(self, hypotheses: Sequence[Any]) -> np.ndarray:
-        """(N, T): the symbols of the best hypotheses, pronounced ones."""
-        chosen = heapq.nlargest(HYPOTHESES, hypotheses, key=lambda one: one.score)
-        after = 1 + self._given
-        searched = np.array([one.tokens[after:] for one in chosen], int)
-        labels = np.array([one.words[after:] for one in chosen], int)
-        ends = searched == self.vocabulary.boundary_id
-        searched = np.where(ends, len(self.vocabulary) + 1 + labels, searched)
-        forgotten = np.tile(np.array(self._path, int), (len(chosen), 1))
+        forgotten = np.tile(np.array(self._path, int), (len(hypotheses), 1))
         return np.concatenate([forgotten, searched], axis=1)
 
     def _agreed(self, hypotheses: Sequence[Any], path: np.ndarray, least: int) -> int:
@@ -249,8 +251,7 @@ class BeamDecoder:
         path = self._symbols(hypotheses[best])
         reread: list[Word] = []
         if self._rereader is not None:
-            paths = self._leading(hypotheses)
-            reread = self._rereader.extend(paths, path, self._rows, self._start)
+            reread = self._rereader.extend(self._leading(hypotheses), self._rows, self._start)
         complete, opened = self._read(path)
         latest = opened or (complete[-1] if complete else None)
         quiet_since = self._start if latest is None else self._start + latest.runs[-1][1]
@@ -342,11 +343,10 @@ class BeamDecoder:
     def _ended(self, rows: Sequence[np.ndarray]) -> list[Word]:
         """The words of hypotheses that are over. Their last symbol is no frame either."""
         hypotheses, best = self._hypotheses()
-        path = self._symbols(hypotheses[best])[:-1]
         if self._rereader is not None:
-            paths = self._leading(hypotheses)[:, :-1]
-            return self._rereader.finish(paths, path, rows, self._start)
+            return self._rereader.finish(self._leading(hypotheses)[:, :-1], rows, self._start)
         # Without a boundary the blank ends the last word.
+        path = self._symbols(hypotheses[best])[:-1]
         complete, _ = self._read([*path, self.vocabulary.blank])
         return [self._word(read) for read in complete]
 

@@ -61,25 +61,22 @@ class Rereader:
         self._rescorer.begin(frame)
         self._read_until = frame
 
-    def extend(
-        self, paths: np.ndarray, best: np.ndarray, rows: Sequence[np.ndarray], start: int
-    ) -> list[Word]:
+    def extend(self, paths: np.ndarray, rows: Sequence[np.ndarray], start: int) -> list[Word]:
         """Read hypotheses, and return the words that will not change any more.
 
         Args:
-            paths: (N, T) their symbols, the ends of words by label (``reading.read_path``).
-            best: (T,) of the best one.
+            paths: (N, T) their symbols, the best one's first, the ends of words by label
+                (``reading.read_path``).
             rows: what the T frames score.
             start: the number of the first of them.
         """
-        self._hear(paths, best, np.stack(rows), start, is_over=False)
+        self._hear(paths, np.stack(rows), start, is_over=False)
         given = self._rescorer.decide(start, start + len(rows))
-        frames = [
-            (arc.start + read.runs[0][0], arc.start + read.runs[-1][1])
-            for arc in self._rescorer.best()
-            for read in self._reads(arc)
-        ]
-        self.unsaid = (frames[0][0], frames[-1][1]) if frames else None
+        arcs = self._rescorer.best()
+        self.unsaid = None
+        if arcs:
+            first, last = self._reads(arcs[0])[0], self._reads(arcs[-1])[-1]
+            self.unsaid = (arcs[0].start + first.runs[0][0], arcs[-1].start + last.runs[-1][1])
         return self._words(given)
 
     def unfinished(self, complete: Sequence[Read], start: int) -> tuple[list[Word], int]:
@@ -99,27 +96,26 @@ class Rereader:
         self.unsaid = None
         frame = start + len(rows)
         if not self._rescorer.leads_to(frame):
-            self._rescorer.follow(*self._arcs(best[None], np.stack(rows), start, since=-1))
+            self._follow(best, np.stack(rows), start)
         return self._words(self._rescorer.settle(frame))
 
-    def finish(
-        self, paths: np.ndarray, best: np.ndarray, rows: Sequence[np.ndarray], start: int
-    ) -> list[Word]:
+    def finish(self, paths: np.ndarray, rows: Sequence[np.ndarray], start: int) -> list[Word]:
         """As ``extend``, and return all words: a sentence ends here."""
-        self._hear(paths, best, np.stack(rows), start, is_over=True)
+        self._hear(paths, np.stack(rows), start, is_over=True)
         self.unsaid = None
         return self._words(self._rescorer.finish())
 
-    def _hear(
-        self, paths: np.ndarray, best: np.ndarray, rows: np.ndarray, start: int, is_over: bool
-    ) -> None:
+    def _hear(self, paths: np.ndarray, rows: np.ndarray, start: int, is_over: bool) -> None:
         arcs, tails = self._arcs(paths, rows, start, self._read_until)
-        of_best, lead = self._arcs(best[None], rows, start, since=-1)
-        self._rescorer.hear(arcs, tails, None if is_over else next(iter(lead)))
         self._read_until = start + len(rows)
+        _, of_best = self._arcs(paths[:1], rows, start, self._read_until)  # where its words end
+        self._rescorer.hear(arcs, tails, None if is_over else next(iter(of_best)))
         if not self._rescorer.is_alive:
-            # No history leads to where the search is: it is followed as it stands.
-            self._rescorer.follow(of_best, lead)
+            self._follow(paths[0], rows, start)
+
+    def _follow(self, best: np.ndarray, rows: np.ndarray, start: int) -> None:
+        """No history leads to where the search is: its best hypothesis is followed as it stands."""
+        self._rescorer.follow(*self._arcs(best[None], rows, start, since=-1))
 
     def _arcs(
         self, paths: np.ndarray, rows: np.ndarray, start: int, since: int

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rdsdk.errors import ModelError
+from rdsdk.runtime import executorch
+from rdsdk.runtime.artefact import read_artefact
 
 FORMAT = "rdsdk-rnnlm"
 VERSION = 1
@@ -46,9 +48,6 @@ class RnnLm:
     """
 
     def __init__(self, path: str | Path) -> None:
-        from rdsdk.runtime import executorch
-        from rdsdk.runtime.artefact import read_artefact
-
         self.path = Path(path)
         if not self.path.exists():
             raise ModelError(
@@ -58,7 +57,6 @@ class RnnLm:
         # The binding keeps a bare pointer into these bytes: they must outlive the program.
         self._data = read_artefact(self.path)
         self._lock = threading.Lock()
-        self._executorch = executorch
         self._program = executorch.load_program(self._data, self.path)
         self.card = self._read_card()
         self.words: tuple[str, ...] = tuple(self.card["words"])
@@ -131,7 +129,7 @@ class RnnLm:
         with self._lock:
             try:
                 outputs = self._method([torch.from_numpy(array) for array in arrays])
-            except self._executorch.FAULTS as error:
+            except executorch.FAULTS as error:
                 raise ModelError(f"{self.path}: the program failed to run: {error}") from error
         log_probs, hidden, cell = (output.numpy() for output in outputs)
         # Copied, so that who keeps one of them does not keep all.
@@ -141,18 +139,12 @@ class RnnLm:
         ]
 
     def _read_card(self) -> dict[str, Any]:
-        try:
-            names = [self._program.get_method_name(i) for i in range(self._program.num_methods())]
-        except self._executorch.FAULTS:
-            raise ModelError(f"{self.path} is damaged: its method names are not text") from None
+        names = executorch.method_names(self._program, self.path)
         card: Any = None
         if "card" in names:
-            method = self._executorch.load_method(self._program, "card", self.path)
             try:
-                with self._executorch.quiet():
-                    (text,) = method([])
-                card = json.loads(text)
-            except (*self._executorch.FAULTS, ValueError, TypeError) as error:
+                card = json.loads(executorch.card_text(self._program, self.path))
+            except ValueError as error:
                 raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
         if not isinstance(card, dict) or card.get("format") != FORMAT:
             other = "; it is a model that hears" if isinstance(card, dict) else ""
@@ -175,13 +167,7 @@ class RnnLm:
 
     def _check_signature(self) -> int:
         """The most sentences of one call. A program of other shapes would end the process."""
-        try:
-            with self._executorch.quiet():
-                meta = self._program.method_meta(METHOD)
-                given = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
-                made = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
-        except self._executorch.FAULTS as error:
-            raise ModelError(f"{self.path}: its method {METHOD} is unreadable ({error})") from None
+        given, made = executorch.planned(self._program, METHOD, self.path)
         planned = [(tuple(info.sizes()), info.dtype()) for info in (*given, *made)]
         most = planned[0][0][0] if planned and planned[0][0] else 0
         state = [((most, *shape), _FLOAT32) for shape in self._shapes]

@@ -121,7 +121,7 @@ def load(folder: Path | str) -> Checkpoint:
         symbols=None if vocabulary is None else len(vocabulary),
         projection_width=width if isinstance(width, int) else None,
     )
-    load_weights(student, _read_weights(folder / WEIGHTS), str(folder / WEIGHTS))
+    load_weights(student, read_weights(folder, DESCRIPTION), str(folder / WEIGHTS))
     provenance = description["provenance"]
     assert isinstance(provenance, dict)
     return Checkpoint(student.eval(), vocabulary, provenance)
@@ -170,9 +170,15 @@ def described(path: Path, form: str, version: int, names: Set[str]) -> dict[str,
     return description
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, description: str) -> dict[str, Tensor]:
+    """The weights beside a description, by their names.
+
+    Raises:
+        CheckpointError: there are none, or they are damaged.
+    """
+    path = folder / WEIGHTS
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; a checkpoint needs it beside {DESCRIPTION}")
+        raise CheckpointError(f"{path} is missing; a checkpoint needs it beside {description}")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rdsdk.errors import CheckpointError, ConfigError
-from rdsdk.models.checkpoint import WEIGHTS, described, write_whole
+from rdsdk.models.checkpoint import WEIGHTS, described, read_weights, write_whole
 
 FORMAT = "rdsdk-rnnlm-checkpoint"
 VERSION = 1
@@ -211,12 +209,7 @@ def load(folder: Path | str) -> tuple[RnnLm, dict[str, object]]:
     folder = Path(folder)
     config, provenance = _read_description(folder)
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; a checkpoint needs it beside {DESCRIPTION}")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; copy the checkpoint again") from error
+    weights = read_weights(folder, DESCRIPTION)
     model = RnnLm(config)
     try:
         model.load_state_dict(weights)

@@ -138,3 +138,51 @@ def load_method(program: Any, name: str, path: Path) -> Any:
             f"{path}: its method {name} cannot be loaded ({error}{said.last()}); it is "
             "damaged, or needs a delegate or operator that this ExecuTorch does not have"
         ) from None
+
+
+def method_names(program: Any, path: Path) -> list[str]:
+    """The names of all methods, constant ones included.
+
+    Raises:
+        ModelError: they are not text.
+    """
+    try:
+        return [program.get_method_name(i) for i in range(program.num_methods())]
+    except FAULTS:
+        raise ModelError(
+            f"{path} is damaged: its method names are not text; copy or export it again"
+        ) from None
+
+
+def card_text(program: Any, path: Path) -> str:
+    """What the constant method ``card`` gives.
+
+    Raises:
+        ModelError: it cannot be run, or gives no text.
+    """
+    card = load_method(program, "card", path)
+    try:
+        with quiet():
+            values = card([])
+    except FAULTS as error:
+        raise ModelError(f"{path}: its card cannot be read ({error})") from None
+    if len(values) != 1 or not isinstance(values[0], str):
+        raise ModelError(f"{path}: its card is {values!r:.80}, expected one JSON text")
+    return str(values[0])
+
+
+def planned(program: Any, name: str, path: Path) -> tuple[list[Any], list[Any]]:
+    """What is planned for the inputs and outputs of a method: each with ``sizes`` and ``dtype``.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with quiet():
+            meta = program.method_meta(name)
+            return (
+                [meta.input_tensor_meta(i) for i in range(meta.num_inputs())],
+                [meta.output_tensor_meta(i) for i in range(meta.num_outputs())],
+            )
+    except FAULTS as error:
+        raise ModelError(f"{path}: its method {name} is unreadable ({error})") from None

@@ -175,37 +175,18 @@ class Program:
             )
 
     def _read_card(self) -> str:
-        try:
-            names = [self._program.get_method_name(i) for i in range(self._program.num_methods())]
-        except executorch.FAULTS:
-            raise ModelError(
-                f"{self.path} is damaged: its method names are not text; copy or export it again"
-            ) from None
+        names = executorch.method_names(self._program, self.path)
         if "card" not in names:
             raise ModelError(
                 f"{self.path} is an ExecuTorch program, but not one of rdsdk: it has the methods "
                 f"{sorted(names)} and no card; export one with rdsdk export"
             )
-        card = executorch.load_method(self._program, "card", self.path)
-        try:
-            with executorch.quiet():
-                values = card([])
-        except executorch.FAULTS as error:
-            raise ModelError(f"{self.path}: its card cannot be read ({error})") from None
-        if len(values) != 1 or not isinstance(values[0], str):
-            raise ModelError(f"{self.path}: its card is {values!r:.80}, expected one JSON text")
-        return str(values[0])
+        return executorch.card_text(self._program, self.path)
 
     def _check_signature(self, method: str) -> None:
         """The lowered method must take and give what the card says: a wrong shape would abort."""
         card, expected = self.card, self.card.methods[method]
-        try:
-            with executorch.quiet():
-                meta = self._program.method_meta(method)
-                inputs = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]
-                outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
-        except executorch.FAULTS as error:
-            raise ModelError(f"{self.path}: its method {method} is unreadable ({error})") from None
+        inputs, outputs = executorch.planned(self._program, method, self.path)
         frames = (expected.max_samples - card.overlap_samples) // card.hop_samples
         wanted_inputs = [(1, expected.max_samples), *card.state.values()]
         symbols = None if card.vocabulary is None else len(card.vocabulary)

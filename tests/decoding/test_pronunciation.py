@@ -92,8 +92,9 @@ def words_on(path: tuple[int, ...]) -> list[tuple[str, ...]]:
     return list(itertools.product(*choices))
 
 
-def exhaustive(log_probs: np.ndarray, weight: float, word_score: float) -> str:
-    """The best words of all paths; what ends a word scores as the blank, or as the frame before."""
+def readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
+    """All words of all paths, and how well they fit; what ends a word scores as the blank, or as
+    the frame before."""
     likeliest = [0, *log_probs.argmax(axis=1)]
     pairs = zip(log_probs, likeliest, strict=False)
     end = [max(row[0], row[before] - ONE_BREATH) for row, before in pairs]
@@ -107,6 +108,12 @@ def exhaustive(log_probs: np.ndarray, weight: float, word_score: float) -> str:
         for words in words_on(path):
             score = float(rows[range(len(rows)), path].sum())
             best[words] = max(best.get(words, -np.inf), score)
+    return best
+
+
+def exhaustive(log_probs: np.ndarray, weight: float, word_score: float) -> str:
+    """The best words of all paths."""
+    best = readings(log_probs)
 
     def total(words: tuple[str, ...]) -> float:
         lm = lm_score(list(words), PROBABILITIES, BACKOFFS)

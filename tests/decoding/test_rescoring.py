@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +18,7 @@ from test_pronunciation import (
     PROBABILITIES,
     WAYS,
     files,  # noqa: F401  (a fixture)
+    readings,
     said,
 )
 
@@ -229,26 +229,6 @@ def rnnlm_nats(words: tuple[str, ...]) -> list[float]:
     return nats
 
 
-def readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
-    """All words that the frames may say, and how well they fit."""
-    from test_pronunciation import ONE_BREATH, words_on
-
-    likeliest = [0, *log_probs.argmax(axis=1)]
-    end = [
-        max(row[0], row[before] - ONE_BREATH)
-        for row, before in zip(log_probs, likeliest, strict=False)
-    ]
-    rows = np.concatenate([log_probs, np.array(end)[:, None]], axis=1)
-    rows = np.concatenate([rows, [[0.0, -1e4, -1e4, -1e4, 0.0]]])
-    best: dict[tuple[str, ...], float] = {}
-    for path in itertools.product(range(5), repeat=len(rows)):
-        if path[-1] in (0, 4):
-            for words in words_on(path):
-                score = float(rows[range(len(rows)), path].sum())
-                best[words] = max(best.get(words, -np.inf), score)
-    return best
-
-
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("seed", range(4))
 def test_words_are_the_best_of_all_paths_and_both_models(made, seed, share):
@@ -281,27 +261,14 @@ def test_the_recurrent_model_changes_the_words(made):
     st.integers(0, 1000),
     st.lists(st.integers(1, 70), max_size=12),
 )
-def test_portions_change_nothing(seed, sizes):
+def test_portions_change_nothing(files, seed, sizes):  # noqa: F811
     model = DrawnRnnLm(list(WAYS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searching, "load_rnnlm", lambda path: model)
-        searched = _searched(_FILES)
+        weights = {"beam_size": 200, "lm_weight": 1.0, "word_score": 1.0}
+        searched = BeamSearch(PHONES, BeamSettings(**files, rnnlm="drawn", **weights))
         log_probs = random_frames(seed, 400, 4, 2.0)
         assert decode(searched, log_probs, *sizes) == decode(searched, log_probs)
-
-
-_FILES: dict = {}
-
-
-@pytest.fixture(autouse=True)
-def _files(files):  # noqa: F811
-    _FILES.update(files)
-
-
-def _searched(paths) -> BeamSearch:
-    return BeamSearch(
-        PHONES, BeamSettings(**paths, rnnlm="drawn", beam_size=200, lm_weight=1.0, word_score=1.0)
-    )
 
 
 def test_words_keep_their_times_and_what_was_given_stays(made):
