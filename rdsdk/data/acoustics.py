@@ -9,6 +9,7 @@ All waveforms are float32, mono, 16 kHz, shape (S,). Randomness comes from the G
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -128,6 +129,26 @@ def colour(waveform: np.ndarray, curve_db: Sequence[float], lowest_hz: float) ->
     gain = 10 ** (np.interp(np.log(hertz + 1), np.log(points), curve_db) / 20)
     gain = gain / (1 + (lowest_hz / (hertz + 1)) ** 4)
     return np.asarray(np.fft.irfft(spectrum * gain)[: len(waveform)], np.float32)
+
+
+def mel(hertz: float) -> float:
+    """How high a tone sounds (D. O'Shaughnessy 1987)."""
+    return 2595 * math.log10(1 + hertz / 700)
+
+
+def hertz_of_mel(height: float) -> float:
+    """The tone that sounds so high."""
+    return 700 * (10 ** (height / 2595) - 1)
+
+
+def without_bands(waveform: np.ndarray, bands: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Nothing between the lowest and the highest hertz of each band, the same length."""
+    size = _fast_size(len(waveform) + 512)
+    spectrum = np.fft.rfft(waveform, n=size)
+    hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    for lowest, highest in bands:
+        spectrum[(hertz >= lowest) & (hertz < highest)] = 0
+    return np.asarray(np.fft.irfft(spectrum, n=size)[: len(waveform)], np.float32)
 
 
 def telephone(waveform: np.ndarray) -> np.ndarray:

@@ -27,7 +27,17 @@ SAMPLE_RATE = 16_000
 NARROW_RATE = 8_000
 # An hour as 16-bit samples is 115 MB, in each loader process on systems that cannot fork.
 NOISE_SECONDS_MAX = 3_600.0
-PROBABLE = ("speed", "silence", "microphone", "room", "noise", "narrow_band", "codec", "gain")
+PROBABLE = (
+    "speed",
+    "silence",
+    "microphone",
+    "room",
+    "noise",
+    "narrow_band",
+    "codec",
+    "frequency_mask",
+    "gain",
+)
 """What may happen to an utterance, in this order."""
 NOISE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
 
@@ -39,7 +49,9 @@ class Augmentation:
     Each probability is for one utterance; ranges are uniform. Silence is put before and after
     (each up to ``silence_seconds``) ahead of the noise, so that noise is heard without speech too.
     A microphone favours some tones; a room falls silent (by 60 dB) after ``room_seconds``; a codec
-    is Opus at a low rate or, one time in four, a telephone line's.
+    is Opus at a low rate or, one time in four, a telephone line's. A frequency mask leaves two
+    bands out (SpecAugment's, D. S. Park et al. 2019, arXiv 1904.08779, on samples), each up to
+    ``frequency_mask_share`` of the range in mel.
 
     Raises:
         ConfigError: a probability is outside [0, 1] or a range is empty or impossible.
@@ -58,6 +70,8 @@ class Augmentation:
     snr_db: tuple[float, float] = (5.0, 30.0)
     narrow_band_probability: float = 0.0
     codec_probability: float = 0.0
+    frequency_mask_share: float = 0.2
+    frequency_mask_probability: float = 0.0
     gain_db: tuple[float, float] = (-15.0, 5.0)
     gain_probability: float = 0.0
 
@@ -76,26 +90,14 @@ class Augmentation:
             raise ConfigError(f"room_seconds must lie in [0.05, 5], got {self.room_seconds}")
         if self.silence_seconds < 0:
             raise ConfigError(f"silence_seconds cannot be negative, got {self.silence_seconds}")
+        if not 0 < self.frequency_mask_share < 1:
+            raise ConfigError(
+                f"frequency_mask_share must lie in (0, 1), got {self.frequency_mask_share}"
+            )
         if self.noise_probability and self.noise is None:
             raise ConfigError(
                 "noise_probability is set but noise names no folder; give one, or leave it at 0"
             )
-
-    @classmethod
-    def standard(cls, noise: str | None = None, noise_pattern: str = "**/*") -> Augmentation:
-        """All of it at the rates our recipes use; noise only if a folder of it is given."""
-        return cls(
-            speed_probability=0.5,
-            silence_probability=0.3,
-            noise=noise,
-            noise_pattern=noise_pattern,
-            noise_probability=0.0 if noise is None else 0.5,
-            microphone_probability=0.3,
-            room_probability=0.25,
-            narrow_band_probability=0.1,
-            codec_probability=0.1,
-            gain_probability=0.5,
-        )
 
 
 class Timing(NamedTuple):
@@ -158,6 +160,11 @@ def augment(
     coded, line = chosen(augmentation.codec_probability), generator.random() < 0.25
     if coded and len(waveform):
         waveform = acoustics.telephone(waveform) if line else acoustics.opus(waveform)
+    masked, places = chosen(augmentation.frequency_mask_probability), generator.random((2, 2))
+    if masked and len(waveform):
+        widest = augmentation.frequency_mask_share
+        bands = [_band(width * widest, place) for width, place in places.tolist()]
+        waveform = acoustics.without_bands(waveform, bands)
     louder, gain_db = (
         chosen(augmentation.gain_probability),
         _uniform(generator, augmentation.gain_db),
@@ -248,6 +255,14 @@ def load_noises(folder: str, pattern: str = "**/*") -> Sequence[NDArray[np.int16
     if not noises:
         raise DataError(f"all {len(kept)} noise recordings of {folder} are silent or empty")
     return tuple(noises)
+
+
+def _band(width: float, place: float) -> tuple[float, float]:
+    """The lowest and the highest hertz of a band: its share of the range in mel, and how far up it
+    lies, from 0 to 1."""
+    low = place * (1 - width)
+    highest = acoustics.mel(SAMPLE_RATE / 2)
+    return acoustics.hertz_of_mel(low * highest), acoustics.hertz_of_mel((low + width) * highest)
 
 
 def _noise_seconds(file: Path) -> float:

@@ -11,7 +11,9 @@ from rdsdk.data.acoustics import (
     change_tempo,
     colour,
     fade,
+    hertz_of_mel,
     hiss,
+    mel,
     opus,
     resample_voice,
     reverberate,
@@ -19,6 +21,7 @@ from rdsdk.data.acoustics import (
     telephone,
     treat,
     trim,
+    without_bands,
 )
 
 
@@ -134,6 +137,18 @@ def test_colour_follows_its_curve() -> None:
     dark = colour(white(), [0, 0, 0, 0, 0, -40, -40], 20)
     assert energy_above(dark, 5000) < 0.01
     assert len(dark) == SAMPLE_RATE
+
+
+def test_a_tone_in_a_band_left_out_is_gone_and_one_beside_it_is_not() -> None:
+    voice = tone(400) + tone(2000)
+    without = without_bands(voice, [(1500, 2500), (6000, 7000)])
+    assert len(without) == len(voice)
+    middle = slice(2000, -2000)
+    np.testing.assert_allclose(without[middle], tone(400)[middle], atol=0.01)
+    np.testing.assert_allclose(without_bands(voice, []), voice, atol=1e-6)
+    for height in (0.0, 100.0, 1500.0):
+        assert mel(hertz_of_mel(height)) == pytest.approx(height)
+    assert mel(1000) == pytest.approx(1000, abs=1)
 
 
 def test_hiss_has_unit_level_and_the_length_asked_for() -> None:

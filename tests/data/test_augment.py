@@ -11,7 +11,6 @@ import pytest
 import soundfile
 
 from rdsdk.data.augment import (
-    PROBABLE,
     Augmentation,
     augment,
     change_gain,
@@ -117,6 +116,38 @@ def test_narrow_band_keeps_odd_and_tiny_lengths(length: int) -> None:
     assert narrow_band(tone(500)[:length]).shape == (length,)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_frequency_mask_leaves_out_bands_of_the_share_at_most(seed: int) -> None:
+    masking = Augmentation(frequency_mask_probability=1.0, frequency_mask_share=0.3)
+    white = np.random.default_rng(9).normal(0, 0.1, 4 * RATE).astype(np.float32)
+    masked = augmented(white, masking, np.random.default_rng(seed))
+    assert len(masked) == len(white)
+    before, after = (np.abs(np.fft.rfft(samples)) for samples in (white, masked))
+    mels = 2595 * np.log10(1 + np.fft.rfftfreq(len(white), 1 / RATE) / 700)
+    missing = after < 0.05 * before
+    bands = np.split(mels[missing], np.flatnonzero(np.diff(np.flatnonzero(missing)) > 50) + 1)
+    wide = [band for band in bands if np.ptp(band) > 20]
+    assert 1 <= len(wide) <= 2
+    # What is left is as loud as before, and no band is wider than the share; two may touch.
+    assert np.median((after / before)[~missing]) == pytest.approx(1, abs=0.01)
+    assert max(np.ptp(band) for band in wide) < 0.6 * mels.max()
+
+
+def test_a_frequency_mask_is_as_wide_as_the_share_allows() -> None:
+    """Of 200 bands drawn, uniform in width up to the share and anywhere in the range."""
+    masking = Augmentation(frequency_mask_probability=1.0, frequency_mask_share=0.1)
+    white = np.random.default_rng(9).normal(0, 0.1, RATE).astype(np.float32)
+    rng, before = np.random.default_rng(0), np.abs(np.fft.rfft(white))
+    masked = [np.abs(np.fft.rfft(augmented(white, masking, rng))) < 0.1 * before for _ in range(99)]
+    mels = 2595 * np.log10(1 + np.fft.rfftfreq(RATE, 1 / RATE) / 700)
+    weight = np.gradient(mels) / mels[-1]
+    shares = np.array([(missing * weight).sum() for missing in masked])
+    assert shares.max() < 0.21
+    assert shares.mean() == pytest.approx(0.1, abs=0.015)  # two of 0.05 on average
+    often = np.mean(masked, axis=0)
+    assert 0.03 < often[(mels > 700) & (mels < 2000)].mean() < 0.2
+
+
 def test_gain_is_in_decibels_and_clips_at_full_scale() -> None:
     np.testing.assert_allclose(change_gain(tone(440), -20.0), tone(440) / 10, atol=1e-7)
     loud = change_gain(tone(440, amplitude=0.9), 20.0)
@@ -139,6 +170,7 @@ def test_everything_together_is_seeded_bounded_and_different(noise_folder: Path)
         snr_db=(0.0, 5.0),
         narrow_band_probability=0.5,
         codec_probability=1.0,
+        frequency_mask_probability=1.0,
         gain_db=(10.0, 20.0),
         gain_probability=1.0,
     )
@@ -274,20 +306,15 @@ def test_a_folder_without_noise_is_refused(noise_folder: Path, tmp_path: Path) -
         {"speed": (0.1, 1.0)},
         {"snr_db": (10.0, 0.0)},
         {"silence_seconds": -1.0},
+        {"frequency_mask_share": 0.0},
+        {"frequency_mask_share": 1.0},
+        {"frequency_mask_probability": 2.0},
         {"noise_probability": 0.5},
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Augmentation(**settings)
-
-
-def test_standard_is_everything_and_noise_only_if_there_is_some() -> None:
-    assert Augmentation.standard().noise_probability == 0
-    with_noise = Augmentation.standard("noise", "**/[1-4]-*")
-    assert (with_noise.noise, with_noise.noise_pattern) == ("noise", "**/[1-4]-*")
-    for name in PROBABLE:
-        assert 0 < getattr(with_noise, f"{name}_probability") < 1
 
 
 def test_a_room_rings_after_a_click_as_long_as_it_was_asked_to_and_nowhere_before() -> None:
