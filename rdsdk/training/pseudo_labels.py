@@ -163,6 +163,7 @@ def cut_out(
                         "text": " ".join(word for word, _, _ in run),
                         "speaker": row["speaker"],
                         "source": f"pocketsphinx and {row['model']}, of {row['id']}",
+                        "licence": (cuts[row["id"]].custom or {}).get("licence", "unknown"),
                     }
                 )
             )

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from rdsdk.cli import main
+from rdsdk.data.digit_sources import ROW_FIELDS
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import DataError
@@ -54,6 +55,10 @@ def test_what_both_heard_was_said_and_is_cut_out_where_it_was_said(tmp_path: Pat
     arguments = ["prepare", "pseudo", "english", str(SPEECH), "--out", str(out), "--workers", "1"]
     assert main(arguments) == 0
     rows = [json.loads(line) for line in (out / MANIFEST).read_text().splitlines()]
+    # All that other stages ask a row for.
+    licences = {row["licence"] for row in map(json.loads, SPEECH.read_text().splitlines())}
+    assert {row["licence"] for row in rows} <= licences
+    assert set(ROW_FIELDS) <= set(rows[0])
     said = {
         row["id"]: (row["text"], row["audio"])
         for row in map(json.loads, SPEECH.read_text().splitlines())
