@@ -107,10 +107,12 @@ def change_tempo(waveform: np.ndarray, factor: float) -> np.ndarray:
 
 
 def band_limit(waveform: np.ndarray, rate: float = SAMPLE_RATE / 2) -> np.ndarray:
-    """To a lower rate and back: nothing is left above half of that rate."""
+    """To a lower rate and back: nothing is left above half of that rate; the same length."""
+    if not len(waveform):
+        return waveform
     narrow = soxr.resample(waveform, SAMPLE_RATE, rate)
-    wide = soxr.resample(narrow, rate, SAMPLE_RATE)
-    return np.resize(np.asarray(wide, np.float32), len(waveform))
+    wide = np.asarray(soxr.resample(narrow, rate, SAMPLE_RATE), np.float32)[: len(waveform)]
+    return np.pad(wide, (0, len(waveform) - len(wide)))
 
 
 def _fast_size(samples: int) -> int:

@@ -24,7 +24,6 @@ from rdsdk.errors import ConfigError, DataError
 Waveform = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
-NARROW_RATE = 8_000
 # An hour as 16-bit samples is 115 MB, in each loader process on systems that cannot fork.
 NOISE_SECONDS_MAX = 3_600.0
 PROBABLE = (
@@ -156,7 +155,7 @@ def augment(
         stretch = noise_stretch(noise, len(waveform), float(place[1]))
         waveform = mix_noise(waveform, stretch, snr_db)
     if chosen(augmentation.narrow_band_probability):
-        waveform = narrow_band(waveform)
+        waveform = acoustics.band_limit(waveform)
     coded, line = chosen(augmentation.codec_probability), generator.random() < 0.25
     if coded and len(waveform):
         waveform = acoustics.telephone(waveform) if line else acoustics.opus(waveform)
@@ -202,15 +201,6 @@ def noise_stretch(noise: NDArray[np.int16], samples: int, place: float) -> Wavef
     turns = -(-(start + samples) // len(noise))
     looped = noise if turns == 1 else np.tile(noise, turns)
     return looped[start : start + samples].astype(np.float32) / np.float32(32_768)
-
-
-def narrow_band(waveform: Waveform) -> Waveform:
-    """What is left of a waveform recorded at 8 kHz: nothing above 4 kHz, the same length."""
-    if not len(waveform):
-        return waveform
-    narrow = soxr.resample(waveform, SAMPLE_RATE, NARROW_RATE)
-    wide = soxr.resample(narrow, NARROW_RATE, SAMPLE_RATE)[: len(waveform)]
-    return np.pad(wide, (0, len(waveform) - len(wide)))
 
 
 def change_gain(waveform: Waveform, gain_db: float) -> Waveform:

@@ -76,6 +76,14 @@ def test_band_limiting_leaves_nothing_above_half_the_rate(rate: float) -> None:
     assert energy_above(white(), rate / 2 + 150) > 0.3
 
 
+def test_band_limiting_keeps_the_rest_and_odd_and_tiny_lengths() -> None:
+    middle = slice(1_000, -1_000)
+    limited = band_limit(tone(500) + tone(6_000))
+    np.testing.assert_allclose(limited[middle], tone(500)[middle], atol=0.01)
+    for length in (0, 1, 399, 8_001):
+        assert band_limit(tone(500)[:length]).shape == (length,)
+
+
 def test_a_telephone_line_passes_the_voice_band_only() -> None:
     line = telephone(white())
     assert energy_above(line, 4200) < 0.01
