@@ -62,7 +62,7 @@ class EncoderLayer(nn.Module):
         self.ffn_in = nn.Linear(config.width, config.ffn)
         self.ffn_out = nn.Linear(config.ffn, config.width)
         self.ffn_norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout: nn.Module = nn.Dropout(config.dropout)
         # As the teachers were initialised (BERT's way). Larger weights let every branch drown its
         # residual, and after a few post-norm layers all frames look alike and stay so.
         for module in self.modules():

@@ -20,6 +20,7 @@ from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
 from rdsdk.models.student import Student
+from rdsdk.training.channel_dropout import drop_channels
 from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.flat_start import straight_alignment
 from rdsdk.training.imitation import imitation_loss, teacher_log_probs
@@ -74,6 +75,8 @@ class Regularisation:
         chunk_frames: one is drawn for each batch, so that one set of weights serves every latency;
             None is full context. Empty: the architecture's own context, always.
         left_frames: left context that goes with a drawn chunk; the architecture's if None.
+        channel_dropout: share of the channels that are silent for a whole utterance in each layer,
+            in place of the layers' own dropout; see ``rdsdk.training.channel_dropout``.
         mel_start_steps: first steps, for a student from scratch, in which the extractor learns
             log-mel energies; see ``rdsdk.training.mel_start``. With several processes they need
             the strategy ``ddp_find_unused_parameters_true`` or ``fsdp``.
@@ -91,6 +94,7 @@ class Regularisation:
     frame_mask_span: int = 5
     chunk_frames: tuple[int | None, ...] = ()
     left_frames: int | None = None
+    channel_dropout: float = 0.0
     mel_start_steps: int = 0
     aligned_start_steps: int = 0
     sequence_steps: int = 0
@@ -144,6 +148,8 @@ class Finetuning(L.LightningModule):
         )
         if optimisation.freeze_extractor:
             student.extractor.requires_grad_(False)
+        if regularisation.channel_dropout:
+            drop_channels(student, regularisation.channel_dropout)
         self._references: list[str] = []
         self._hypotheses: list[str] = []
         self._dev_loss: list[float] = []

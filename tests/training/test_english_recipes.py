@@ -72,6 +72,12 @@ def test_the_small_chain_fits_each_other_too() -> None:
         whole, optimisation=ahead.optimisation, regularisation=ahead.regularisation
     )
     assert ahead.regularisation.sequence_steps == ahead.optimisation.steps
+    masked = read_recipe(["--config", "english-mini-masked"])[0]
+    assert masked.student.checkpoint == f"{ahead.output}/best"
+    assert replace(masked.student, checkpoint=None) == replace(grown, dropout=0.0)
+    assert masked.lexicon == ahead.lexicon
+    assert masked.regularisation.sequence_steps == masked.optimisation.steps
+    assert masked.regularisation.channel_dropout
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -131,6 +137,10 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert cli.main(ahead) == 0
     grown = checkpoint.load(tmp_path / "ahead" / "best").student.config
     assert grown == replace(learnt.config, ffn=72, context=Context(16, 128, 6))
+    masked = ["--config", "english-mini-masked", *whole[2:-2], "piece_seconds=2"]
+    masked += [f"student.checkpoint={tmp_path / 'ahead' / 'best'}", f"output={tmp_path / 'masked'}"]
+    assert cli.main(masked) == 0
+    assert checkpoint.load(tmp_path / "masked" / "best").student.config == grown
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
