@@ -33,10 +33,11 @@ from mobile_export.report import require_place
 from mobile_export.rnnlm_agreement import Agreement, require_alike, require_spelled
 from mobile_export.structure import HOT
 from rdsdk.decoding.rnnlm import FORMAT, METHOD, VERSION
+from rdsdk.decoding.rnnlm import RnnLm as Runtime
 from rdsdk.errors import ExportError
 from rdsdk.models import rnnlm
 from rdsdk.models.rnnlm import RnnLm
-from rdsdk.runtime.artefact import seal
+from rdsdk.runtime.artefact import read_artefact, seal
 
 SUFFIX = ".rnnlm"
 MOST = 64
@@ -159,6 +160,36 @@ def export_rnnlm(
         candidate.write_bytes(seal(completed(program, blank_card, description)))
         candidate.replace(path)
     return Exported(path, path.stat().st_size, description, agreement)
+
+
+def verify_rnnlm(path: Path | str, folder: Path | str) -> Agreement:
+    """Is this file still what that model says? The same proof as in its export.
+
+    Raises:
+        CheckpointError: the folder holds no such model, or a damaged one.
+        ModelError: the runtime does not take the file.
+        ExportError: it has other words, is slow, or says something else than the model; says what.
+    """
+    path = Path(path)
+    program = Runtime(path)
+    precision = program.card.get("precision")
+    if precision not in PRECISIONS:
+        raise ExportError(f"{path}: its card names the precision {precision!r}; export it again")
+    model, _ = rnnlm.load(folder)
+    widths = tuple(program.card[name] for name in ("hidden", "projection"))
+    expected = (model.config.hidden, model.config.projection)
+    if widths != expected:
+        raise ExportError(f"{path} has (hidden, projection) {widths}, its model {expected}")
+    if program.words != model.config.words:
+        raise ExportError(
+            f"{path} knows {len(program.words)} words, and they are not the "
+            f"{len(model.config.words)} of its model, in that order"
+        )
+    _require_delegated(read_artefact(path))
+    advance = Advance(model).eval()
+    if precision == "int8":
+        rounded(advance)
+    return require_alike(path, advance, model, precision)
 
 
 def rounded(advance: Advance) -> Advance:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 
 import mobile_export.rnnlm as room
 from mobile_export.pte_graph import read_graph
-from mobile_export.rnnlm import Advance, Exported, export_rnnlm, rounded
+from mobile_export.rnnlm import Advance, Exported, export_rnnlm, rounded, verify_rnnlm
 from mobile_export.rnnlm_agreement import require_alike, require_spelled
 from mobile_export.structure import HOT
 from rdsdk import cli
@@ -183,3 +186,74 @@ def test_the_command_line_exports_a_folder_of_one(
     assert cli.main([*command, "--precision", "fp32"]) == 0
     assert "english.rnnlm: fp32, proven" in capsys.readouterr().out
     assert Runtime(path).index("WORD3") == 5
+
+
+def test_a_file_is_examined_later_beside_its_model(
+    exported: dict[str, Exported], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for made in exported.values():
+        assert verify_rnnlm(made.path, folder) == made.agreement
+        assert cli.main(["verify", str(made.path), str(folder)]) == 0
+        assert f"{made.path}: proven" in capsys.readouterr().out
+    assert cli.main(["verify", str(made.path), str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == made.agreement.to_dict()
+
+
+def _renamed(model: RnnLm) -> RnnLm:
+    words = (*model.config.words[:-1], "OTHER")
+    other = RnnLm(replace(model.config, words=words))
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (broken(tiny_rnnlm(), scaled_projection), "does not say what its model says"),
+        (_renamed(tiny_rnnlm()), "knows 60 words, and they are not the 60"),
+        (RnnLm(replace(tiny_rnnlm().config, hidden=56)), r"\(48, 32\), its model \(56, 32\)"),
+    ],
+)
+def test_a_file_of_another_model_is_refused_later(
+    exported: dict[str, Exported],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    other: RnnLm,
+    why: str,
+) -> None:
+    path, beside = exported["int8"].path, rnnlm.save(tmp_path / "other", other, {})
+    with pytest.raises(ExportError, match=why):
+        verify_rnnlm(path, beside)
+    assert cli.main(["verify", str(path), str(beside)]) == 1
+    printed = capsys.readouterr()
+    assert f"{path}: refused" in printed.out
+    assert re.search(why, printed.err)
+    assert cli.main(["verify", str(path), str(beside), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "refused"
+    assert re.search(why, told["faults"][0])
+
+
+def test_a_slow_file_is_refused_later(
+    exported: dict[str, Exported], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exported["int8"].path
+    outside = read_graph(unsealed(path)).methods["advance"].operators(delegated=False)
+    monkeypatch.setattr(room, "HOT", {*outside})
+    with pytest.raises(ExportError, match="left outside"):
+        verify_rnnlm(path, folder)
+
+
+def test_what_cannot_be_examined_is_told(
+    exported: dict[str, Exported],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = str(exported["fp32"].path)
+    assert cli.main(["verify", path, str(folder), "--to", "pte"]) == 2
+    assert "without --to" in capsys.readouterr().err
+    assert cli.main(["verify", path, str(tmp_path)]) == 2
+    assert "rnnlm.json" in capsys.readouterr().err
+    assert cli.main(["verify", str(tmp_path / "absent.rnnlm"), str(folder)]) == 2
+    assert "absent.rnnlm" in capsys.readouterr().err
