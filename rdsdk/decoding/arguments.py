@@ -54,6 +54,12 @@ def add_search_arguments(group: Group) -> None:
         help="of each frame try only the likeliest so many, which makes room for a larger beam",
     )
     group.add_argument(
+        "--sum-alignments",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="score the sum over all alignments of a text instead of its likeliest one",
+    )
+    group.add_argument(
         "--lm",
         type=Path,
         metavar="FILE",
@@ -134,6 +140,7 @@ def search(arguments: argparse.Namespace, own: BeamSettings | None = None) -> Be
         "lm",
         "lexicon",
         "symbols_per_frame",
+        "sum_alignments",
         "lm_weight",
         "word_score",
         "rnnlm",

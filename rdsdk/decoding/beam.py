@@ -50,7 +50,10 @@ class BeamDecoder:
         rescorer = search.rescorer()
         self._rereader: Rereader | None = None
         if rescorer is not None:
-            self._rereader = Rereader(rescorer, search.vocabulary, search.spoken, frame_seconds)
+            sums = search.settings.sum_alignments
+            self._rereader = Rereader(
+                rescorer, search.vocabulary, search.spoken, frame_seconds, sums
+            )
         self.reset()
 
     def reset(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from rdsdk.decoding.alignments import summed
 from rdsdk.decoding.lattice import Arc, arcs_of
 from rdsdk.decoding.reading import Read, read_path, word_of
 from rdsdk.decoding.rescoring import Rescorer
@@ -28,6 +29,7 @@ class Rereader:
         vocabulary: what is searched for, with what ends a word.
         spoken: the words of a label.
         frame_seconds: seconds from one frame to the next.
+        sums: a word scores the sum over its alignments, as the search's settings say.
 
     Attributes:
         unsaid: the frames of the words that are not given yet: first, and after the last; None
@@ -40,6 +42,7 @@ class Rereader:
         vocabulary: Vocabulary,
         spoken: Callable[[int], tuple[str, ...]],
         frame_seconds: float,
+        sums: bool,
     ) -> None:
         boundary = vocabulary.boundary_id
         assert boundary is not None
@@ -48,6 +51,7 @@ class Rereader:
         self._vocabulary = vocabulary
         self._spoken = spoken
         self._frame_seconds = frame_seconds
+        self._sums = sums
         self.reset()
 
     def reset(self) -> None:
@@ -121,7 +125,10 @@ class Rereader:
         self, paths: np.ndarray, rows: np.ndarray, start: int, since: int
     ) -> tuple[list[Arc], dict[int, float]]:
         first_label = len(self._vocabulary) + 1
-        return arcs_of(paths, rows, first_label, self._boundary, start, since)
+        arcs, tails = arcs_of(paths, rows, first_label, self._boundary, start, since)
+        if self._sums:
+            arcs = summed(arcs, self._vocabulary.blank, self._boundary)
+        return arcs, tails
 
     def _reads(self, arc: Arc) -> list[Read]:
         return read_path(arc.path, self._vocabulary, self._spoken)[0]

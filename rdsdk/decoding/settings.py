@@ -33,7 +33,8 @@ class BeamSettings:
             where nobody said them.
         sum_alignments: score log P(symbols | frames) instead, the sum over all alignments, as CTC
             defines it. A model that is not quite sure of its silences then finds letters in long
-            ones. Without effect on hotwords where words are free.
+            ones. What ``rnnlm`` weighs again is then the sum over the alignments of each word to
+            the frames where it lies. Without effect on hotwords where words are free.
         rnnlm: a recurrent word language model (``rdsdk prepare rnnlm``), which weighs again what
             was found with ``lm`` and ``lexicon``; it needs both.
         rnnlm_share: how much of the language model's weight is the recurrent one's, 0 to 1.

@@ -30,6 +30,10 @@ def test_options_are_settings(tmp_path):
     assert parsed("--beam=7") == (BeamSettings(beam_size=7), ())
     narrow = BeamSettings(beam_size=600, symbols_per_frame=8)
     assert parsed("--beam=600", "--symbols-per-frame", "8") == (narrow, ())
+    assert parsed("--sum-alignments") == (BeamSettings(sum_alignments=True), ())
+    summing = BeamSettings(beam_size=9, sum_alignments=True)
+    assert parsed("--no-sum-alignments", own=summing) == (BeamSettings(beam_size=9), ())
+    assert parsed("--beam=9", own=summing) == (summing, ())
     assert parsed("--hotwords", "Rdsdk, New York") == (BeamSettings(), ("Rdsdk", "New York"))
     lm = tmp_path / "lm"
     wanted = BeamSettings(lm, lm_weight=0.3, word_score=1.0)

@@ -92,15 +92,19 @@ def words_on(path: tuple[int, ...]) -> list[tuple[str, ...]]:
     return list(itertools.product(*choices))
 
 
-def readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
-    """All words of all paths, and how well they fit; what ends a word scores as the blank, or as
-    the frame before."""
+def rows_of(log_probs: np.ndarray) -> np.ndarray:
+    """Phones, and what ends a word (4), which scores as the blank, or as the frame before; and one
+    row more, as behind the last frame a word may end, and nothing else happens."""
     likeliest = [0, *log_probs.argmax(axis=1)]
     pairs = zip(log_probs, likeliest, strict=False)
     end = [max(row[0], row[before] - ONE_BREATH) for row, before in pairs]
     rows = np.concatenate([log_probs, np.array(end)[:, None]], axis=1)
-    # Behind the last frame a word may end, and nothing else happens.
-    rows = np.concatenate([rows, [[0.0, -1e4, -1e4, -1e4, 0.0]]])
+    return np.concatenate([rows, [[0.0, -1e4, -1e4, -1e4, 0.0]]])
+
+
+def readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
+    """All words of all paths, and how well they fit."""
+    rows = rows_of(log_probs)
     best: dict[tuple[str, ...], float] = {}
     for path in itertools.product(range(5), repeat=len(rows)):
         if path[-1] not in (0, 4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -17,8 +18,10 @@ from test_pronunciation import (
     PHONES,
     PROBABILITIES,
     WAYS,
+    collapsed,
     files,  # noqa: F401  (a fixture)
     readings,
+    rows_of,
     said,
 )
 
@@ -243,6 +246,71 @@ def test_words_are_the_best_of_all_paths_and_both_models(made, seed, share):
     wanted = max(fits, key=lambda words: total(words, fits[words]))
     found = decode(made(share, lm_weight=weight, word_score=each, **EVERYTHING), log_probs)
     assert text(found) == " ".join(wanted)
+
+
+def summed_readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
+    """All words, and how well they fit: each by all alignments to the frames where it lies, of the
+    pronunciation that has the best one; the frames behind them all say nothing."""
+    rows = rows_of(log_probs)
+    last = len(rows) - 1  # behind the last frame a word may end, and nothing else happens
+
+    def fit(word: str, first: int, end: int) -> float:
+        ways: dict[tuple[int, ...], list[float]] = {way: [] for way in WAYS[word]}
+        for path in itertools.product(range(4), repeat=end - first):
+            if (way := collapsed(path)) in ways:
+                ways[way].append(float(rows[range(first, end), path].sum()))
+        fitting = [scores for scores in ways.values() if scores]
+        if not fitting:
+            return -np.inf
+        return float(np.logaddexp.reduce(max(fitting, key=max)) + rows[end, 4])
+
+    known = {
+        (word, first, end): fit(word, first, end)
+        for word in WAYS
+        for first in range(last)
+        for end in range(first + 1, last + 1)
+    }
+    best: dict[tuple[str, ...], float] = {}
+
+    def walk(first: int, words: tuple[str, ...], score: float) -> None:
+        whole = score + float(rows[first:, 0].sum())
+        best[words] = max(best.get(words, -np.inf), whole)
+        for word, begin, end in known:
+            if begin == first and known[word, begin, end] > -100:
+                walk(end + 1, (*words, word), score + known[word, begin, end])
+
+    walk(0, (), 0.0)
+    return best
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_words_are_the_best_of_all_sums_and_both_models(made, seed, share):
+    log_probs = random_frames(seed, 6, 4, 1.5)
+    weight, each = 1.5, 2.0
+
+    def total(words: tuple[str, ...], score: float) -> float:
+        both = zip(ngram_nats(words), rnnlm_nats(words), strict=True)
+        return score + sum(weight * ((1 - share) * a + share * b) + each for a, b in both)
+
+    fits = summed_readings(log_probs)
+    wanted = max(fits, key=lambda words: total(words, fits[words]))
+    weights = {"lm_weight": weight, "word_score": each, "sum_alignments": True}
+    found = decode(made(share, **weights, **EVERYTHING), log_probs)
+    assert text(found) == " ".join(wanted)
+
+
+def test_sums_change_the_words(made):
+    found = {
+        sums: [
+            text(
+                decode(made(0.5, lm_weight=1.0, sum_alignments=sums), random_frames(seed, 8, 4, 1))
+            )
+            for seed in range(12)
+        ]
+        for sums in (False, True)
+    }
+    assert found[False] != found[True]
 
 
 def test_the_recurrent_model_changes_the_words(made):
