@@ -232,22 +232,6 @@ def rnnlm_nats(words: tuple[str, ...]) -> list[float]:
     return nats
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0])
-@pytest.mark.parametrize("seed", range(4))
-def test_words_are_the_best_of_all_paths_and_both_models(made, seed, share):
-    log_probs = random_frames(seed, 6, 4, 1.5)
-    weight, each = 1.5, 2.0
-
-    def total(words: tuple[str, ...], score: float) -> float:
-        both = zip(ngram_nats(words), rnnlm_nats(words), strict=True)
-        return score + sum(weight * ((1 - share) * a + share * b) + each for a, b in both)
-
-    fits = readings(log_probs)
-    wanted = max(fits, key=lambda words: total(words, fits[words]))
-    found = decode(made(share, lm_weight=weight, word_score=each, **EVERYTHING), log_probs)
-    assert text(found) == " ".join(wanted)
-
-
 def summed_readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
     """All words, and how well they fit: each by all alignments to the frames where it lies, of the
     pronunciation that has the best one; the frames behind them all say nothing."""
@@ -283,9 +267,10 @@ def summed_readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
     return best
 
 
+@pytest.mark.parametrize("sums", [False, True])
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_words_are_the_best_of_all_sums_and_both_models(made, seed, share):
+def test_words_are_the_best_of_all_paths_and_both_models(made, seed, share, sums):
     log_probs = random_frames(seed, 6, 4, 1.5)
     weight, each = 1.5, 2.0
 
@@ -293,9 +278,9 @@ def test_words_are_the_best_of_all_sums_and_both_models(made, seed, share):
         both = zip(ngram_nats(words), rnnlm_nats(words), strict=True)
         return score + sum(weight * ((1 - share) * a + share * b) + each for a, b in both)
 
-    fits = summed_readings(log_probs)
+    fits = (summed_readings if sums else readings)(log_probs)
     wanted = max(fits, key=lambda words: total(words, fits[words]))
-    weights = {"lm_weight": weight, "word_score": each, "sum_alignments": True}
+    weights = {"lm_weight": weight, "word_score": each, "sum_alignments": sums}
     found = decode(made(share, **weights, **EVERYTHING), log_probs)
     assert text(found) == " ".join(wanted)
 
