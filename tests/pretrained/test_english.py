@@ -121,17 +121,22 @@ def test_its_recurrent_language_model_knows_english():
     assert perplexity(model, backwards) > 2 * perplexity(model, texts)
 
 
-def test_the_recurrent_language_model_mends_words(recognizer, heard):
+def test_the_recurrent_language_model_changes_words_and_not_for_the_worse(recognizer):
     assert recognizer.search.rnnlm == PRETRAINED / "english.rnnlm"
-    alone = replace(recognizer.search, rnnlm=None)
-    texts = [
-        " ".join(
-            segment.text for segment in recognizer.transcribe(SPEECH / row["audio"], beam=alone)
-        )
-        for row in ROWS
-    ]
-    assert texts != heard
-    assert error_rates(TEXTS, heard).wer <= error_rates(TEXTS, texts).wer
+    said = [row["text"] for row in UNSEEN_ROWS]
+    weighed, alone = (
+        [
+            " ".join(
+                segment.text for segment in recognizer.transcribe(UNSEEN / row["audio"], beam=beam)
+            )
+            for row in UNSEEN_ROWS
+        ]
+        for beam in (recognizer.search, replace(recognizer.search, rnnlm=None))
+    )
+    assert weighed != alone
+    # Of some fifty words one may turn on rounding; on thousands it is evaluated elsewhere.
+    a_word = 1.5 / len(" ".join(said).split())
+    assert error_rates(said, weighed).wer <= error_rates(said, alone).wer + a_word
 
 
 def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
