@@ -115,6 +115,41 @@ def readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
     return best
 
 
+def summed_readings(log_probs: np.ndarray) -> dict[tuple[str, ...], float]:
+    """All words, and how well they fit: each by all alignments to the frames where it lies, of the
+    pronunciation that has the best one; the frames behind them all say nothing."""
+    rows = rows_of(log_probs)
+    last = len(rows) - 1  # behind the last frame a word may end, and nothing else happens
+
+    def fit(word: str, first: int, end: int) -> float:
+        ways: dict[tuple[int, ...], list[float]] = {way: [] for way in WAYS[word]}
+        for path in itertools.product(range(4), repeat=end - first):
+            if (way := collapsed(path)) in ways:
+                ways[way].append(float(rows[range(first, end), path].sum()))
+        fitting = [scores for scores in ways.values() if scores]
+        if not fitting:
+            return -np.inf
+        return float(np.logaddexp.reduce(max(fitting, key=max)) + rows[end, 4])
+
+    known = {
+        (word, first, end): fit(word, first, end)
+        for word in WAYS
+        for first in range(last)
+        for end in range(first + 1, last + 1)
+    }
+    best: dict[tuple[str, ...], float] = {}
+
+    def walk(first: int, words: tuple[str, ...], score: float) -> None:
+        whole = score + float(rows[first:, 0].sum())
+        best[words] = max(best.get(words, -np.inf), whole)
+        for word, begin, end in known:
+            if begin == first and known[word, begin, end] > -100:
+                walk(end + 1, (*words, word), score + known[word, begin, end])
+
+    walk(0, (), 0.0)
+    return best
+
+
 def exhaustive(log_probs: np.ndarray, weight: float, word_score: float) -> str:
     """The best words of all paths."""
     best = readings(log_probs)
