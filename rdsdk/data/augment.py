@@ -159,15 +159,16 @@ def augment(
     coded, line = chosen(augmentation.codec_probability), generator.random() < 0.25
     if coded and len(waveform):
         waveform = acoustics.telephone(waveform) if line else acoustics.opus(waveform)
+    louder, gain_db = (
+        chosen(augmentation.gain_probability),
+        _uniform(generator, augmentation.gain_db),
+    )
+    # Drawn last: with none of it, a seed gives what it gave before there was any.
     masked, places = chosen(augmentation.frequency_mask_probability), generator.random((2, 2))
     if masked and len(waveform):
         widest = augmentation.frequency_mask_share
         bands = [_band(width * widest, place) for width, place in places.tolist()]
         waveform = acoustics.without_bands(waveform, bands)
-    louder, gain_db = (
-        chosen(augmentation.gain_probability),
-        _uniform(generator, augmentation.gain_db),
-    )
     if louder:
         waveform = change_gain(waveform, gain_db)
     return np.clip(waveform, -1.0, 1.0), timing

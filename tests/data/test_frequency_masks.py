@@ -35,11 +35,14 @@ def test_a_frequency_mask_is_as_wide_as_the_share_allows() -> None:
     masking = Augmentation(frequency_mask_probability=1.0, frequency_mask_share=0.1)
     white = np.random.default_rng(9).normal(0, 0.1, RATE).astype(np.float32)
     rng, before = np.random.default_rng(0), np.abs(np.fft.rfft(white))
-    masked = [np.abs(np.fft.rfft(augmented(white, masking, rng))) < 0.1 * before for _ in range(99)]
+    masked = [
+        np.abs(np.fft.rfft(augmented(white, masking, rng))) < 0.1 * before for _ in range(400)
+    ]
     mels = 2595 * np.log10(1 + np.fft.rfftfreq(RATE, 1 / RATE) / 700)
     weight = np.gradient(mels) / mels[-1]
     shares = np.array([(missing * weight).sum() for missing in masked])
     assert shares.max() < 0.21
-    assert shares.mean() == pytest.approx(0.1, abs=0.015)  # two of 0.05 on average
+    # Two of 0.05 on average, less where they overlap, and at their edges.
+    assert 0.08 < shares.mean() < 0.1
     often = np.mean(masked, axis=0)
     assert 0.03 < often[(mels > 700) & (mels < 2000)].mean() < 0.2
