@@ -10,7 +10,7 @@ Shapes: B batch, T frames, D width.
 
 from __future__ import annotations
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdsdk.errors import ConfigError
@@ -27,10 +27,7 @@ class ChannelDropout(nn.Module):
         self.rate = rate
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        if not self.training:
-            return x_btd
-        kept = torch.rand(x_btd.shape[0], 1, x_btd.shape[2], device=x_btd.device) >= self.rate
-        return x_btd * kept.to(x_btd.dtype) / (1 - self.rate)
+        return F.dropout1d(x_btd.transpose(1, 2), self.rate, self.training).transpose(1, 2)
 
 
 def drop_channels(student: Student, rate: float) -> None:
