@@ -49,6 +49,7 @@ _GROUPS = {
             "phones": _Elsewhere(
                 "rdsdk.data.phones", "train", "speech with texts -> aligned phones"
             ),
+            "noises": _Elsewhere("rdsdk.data.noise", "train", "recordings in which nobody speaks"),
             "realignment": _Elsewhere(
                 "rdsdk.training.realignment", "train", "phones aligned anew, by a model of them"
             ),

@@ -6,26 +6,16 @@ few), so that the decoding of the file stays the larger part.
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
-from numpy.typing import NDArray
 
 from rdsdk.data import acoustics
-from rdsdk.errors import ConfigError, DataError
+from rdsdk.data.noise import SAMPLE_RATE, Waveform, load_noises, noise_stretch
+from rdsdk.errors import ConfigError
 
-Waveform = NDArray[np.float32]
-
-SAMPLE_RATE = 16_000
-# An hour as 16-bit samples is 115 MB, in each loader process on systems that cannot fork.
-NOISE_SECONDS_MAX = 3_600.0
 PROBABLE = (
     "speed",
     "silence",
@@ -38,7 +28,6 @@ PROBABLE = (
     "gain",
 )
 """What may happen to an utterance, in this order."""
-NOISE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
 
 
 @dataclass(frozen=True)
@@ -196,56 +185,9 @@ def mix_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
     return waveform + np.float32(scale) * noise
 
 
-def noise_stretch(noise: NDArray[np.int16], samples: int, place: float) -> Waveform:
-    """``samples`` of 16-bit noise from ``place`` in [0, 1) on, going round when it ends."""
-    start = int(place * len(noise))
-    turns = -(-(start + samples) // len(noise))
-    looped = noise if turns == 1 else np.tile(noise, turns)
-    return looped[start : start + samples].astype(np.float32) / np.float32(32_768)
-
-
 def change_gain(waveform: Waveform, gain_db: float) -> Waveform:
     """Louder or quieter by ``gain_db``; clipped at full scale, as a microphone would."""
     return np.clip(waveform * np.float32(10 ** (gain_db / 20)), -1.0, 1.0)
-
-
-@functools.lru_cache(maxsize=4)
-def load_noises(folder: str, pattern: str = "**/*") -> Sequence[NDArray[np.int16]]:
-    """Every recording under ``folder`` that matches ``pattern``, 16 kHz mono, 16 bit, read once.
-
-    Of more than an hour, an even selection of an hour is kept, and said so.
-
-    Raises:
-        DataError: the folder is missing, or holds nothing audible that soundfile reads.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"there is no noise folder {folder}; give a folder of recordings")
-    files = sorted(file for file in root.glob(pattern) if file.suffix.lower() in NOISE_SUFFIXES)
-    if not files:
-        raise DataError(
-            f"{folder} holds no recordings matching {pattern!r} ({sorted(NOISE_SUFFIXES)})"
-        )
-    seconds = sum(_noise_seconds(file) for file in files)
-    step = max(1.0, seconds / NOISE_SECONDS_MAX)
-    kept = [files[int(index * step)] for index in range(int(len(files) / step))] or files[:1]
-    if len(kept) < len(files):
-        warnings.warn(
-            f"{folder} holds {seconds / 3600:.1f} h of noise; {len(kept)} of {len(files)} "
-            "recordings are used, as noise is kept in memory",
-            stacklevel=2,
-        )
-    damaged: list[Path] = []
-    noises = [noise for noise in (_load_noise(file, damaged) for file in kept) if noise.any()]
-    if damaged:
-        warnings.warn(
-            f"{len(damaged)} of {len(kept)} noise recordings of {folder} are damaged and end "
-            f"early, the first is {damaged[0]}",
-            stacklevel=2,
-        )
-    if not noises:
-        raise DataError(f"all {len(kept)} noise recordings of {folder} are silent or empty")
-    return tuple(noises)
 
 
 def _band(width: float, place: float) -> tuple[float, float]:
@@ -254,31 +196,6 @@ def _band(width: float, place: float) -> tuple[float, float]:
     low = place * (1 - width)
     highest = acoustics.mel(SAMPLE_RATE / 2)
     return acoustics.hertz_of_mel(low * highest), acoustics.hertz_of_mel((low + width) * highest)
-
-
-def _noise_seconds(file: Path) -> float:
-    try:
-        return float(soundfile.info(file).duration)
-    except soundfile.SoundFileError as error:
-        raise DataError(f"{file} is not a recording soundfile reads: {error}") from error
-
-
-def _load_noise(file: Path, damaged: list[Path]) -> NDArray[np.int16]:
-    """The samples to the end or to the first fault: half a noise is still noise."""
-    blocks: list[Waveform] = []
-    with soundfile.SoundFile(file) as opened:
-        rate, left = opened.samplerate, int(NOISE_SECONDS_MAX * opened.samplerate)
-        try:
-            # In tenths of a second, as the block with the fault is lost.
-            while left > 0 and len(block := opened.read(min(rate // 10, left), "float32", True)):
-                blocks.append(block.mean(axis=1))
-                left -= len(block)
-        except soundfile.SoundFileError:
-            damaged.append(file)
-    mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if rate != SAMPLE_RATE and len(mono):
-        mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    return np.round(np.clip(mono, -1.0, 1.0) * 32_767).astype(np.int16)
 
 
 def _uniform(generator: np.random.Generator, bounds: tuple[float, float]) -> float:

@@ -17,9 +17,10 @@ import torch
 from lhotse import CutSet
 from torch.utils.data import DataLoader
 
-from rdsdk.data.augment import Augmentation, load_noises
+from rdsdk.data.augment import Augmentation
 from rdsdk.data.batch import Assemble, Batch
 from rdsdk.data.kept_frames import AssembleKept, KeptFrames
+from rdsdk.data.noise import load_noises
 from rdsdk.data.ordering import Bucketed, InOrder
 from rdsdk.data.usable import Unencodable, Usable
 from rdsdk.decoding.vocabulary import Vocabulary

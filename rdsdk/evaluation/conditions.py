@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdsdk.data import acoustics
-from rdsdk.data.augment import load_noises, noise_stretch
+from rdsdk.data.noise import load_noises, noise_stretch
 from rdsdk.errors import ConfigError
 
 Waveform = NDArray[np.float32]

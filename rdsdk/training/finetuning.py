@@ -38,7 +38,8 @@ class Optimisation:
 
     Args:
         steps: optimiser steps of the whole run.
-        learning_rate: at its peak; linear warm-up over ``warmup_steps``, then a cosine.
+        learning_rate: at its peak; linear warm-up over ``warmup_steps``, then a cosine, down to a
+            share ``last_rate`` of it.
         weight_decay: AdamW's, on matrices only.
         clip_norm: gradients are scaled down to this norm.
         average_decay: of the exponential moving average of the weights, which is what is
@@ -51,6 +52,7 @@ class Optimisation:
     steps: int = 20_000
     learning_rate: float = 4e-4
     warmup_steps: int = 500
+    last_rate: float = 0.02
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
     average_decay: float = 0.999
@@ -63,6 +65,8 @@ class Optimisation:
                 "optimisation needs steps >= 1, learning_rate > 0 and average_decay in [0, 1), "
                 f"got {self}"
             )
+        if not 0 <= self.last_rate <= 1:
+            raise ConfigError(f"last_rate is {self.last_rate}, expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -318,10 +322,10 @@ class Finetuning(L.LightningModule):
 
         def encoder(step: int) -> float:
             past = max(0, step - later)
-            return warmup_cosine(past, chosen.steps - later, chosen.warmup_steps)
+            return warmup_cosine(past, chosen.steps - later, chosen.warmup_steps, chosen.last_rate)
 
         def extractor(step: int) -> float:
-            return warmup_cosine(step, chosen.steps, chosen.warmup_steps)
+            return warmup_cosine(step, chosen.steps, chosen.warmup_steps, chosen.last_rate)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, [extractor if is_extractor else encoder for is_extractor, _ in groups]

@@ -10,7 +10,7 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
-from rdsdk.models.growth import widened
+from rdsdk.models.growth import doubled, widened
 from rdsdk.models.student import Student
 from rdsdk.training.finetuning import Optimisation, Regularisation
 from rdsdk.training.imitation import Imitation
@@ -27,14 +27,16 @@ class StudentChoice:
             kept if it has the same vocabulary, its projection heads are left behind.
         context: makes a preset stream with this context, and a checkpoint that streams go on with
             it; None keeps its own.
-        ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing
+        width: of the encoder; a checkpoint's may be doubled, which first changes nothing
             (``rdsdk.models.growth``). None keeps the architecture's.
+        ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing.
         dropout: rate in training; None keeps the architecture's.
     """
 
     preset: str | None = None
     checkpoint: str | None = None
     context: Context | None = None
+    width: int | None = None
     ffn: int | None = None
     dropout: float | None = None
 
@@ -50,13 +52,15 @@ class StudentChoice:
             config = preset(self.preset)
             if self.context is not None:
                 config = config.streaming(self.context)
-            if self.ffn is not None:
-                config = replace(config, ffn=self.ffn)
+            given = {"width": self.width, "ffn": self.ffn}
+            config = replace(config, **{k: v for k, v in given.items() if v is not None})
         else:
             assert self.checkpoint is not None
             source = checkpoint.load(self.checkpoint)
             if self.context is not None:
                 source = checkpoint.in_context(source, **asdict(self.context))
+            if self.width not in (None, source.student.config.width):
+                source = replace(source, student=self._doubled(source.student))
             if self.ffn is not None:
                 source = replace(source, student=widened(source.student, self.ffn))
             config = source.student.config
@@ -72,6 +76,14 @@ class StudentChoice:
             }
             student.load_state_dict(weights, strict=kept)
         return student
+
+    def _doubled(self, student: Student) -> Student:
+        width = student.config.width
+        if self.width != 2 * width:
+            raise ConfigError(
+                f"student.width is {self.width}, expected the checkpoint's {width} or twice that"
+            )
+        return doubled(student)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,9 @@ from rdsdk.data.augment import (
     augment,
     change_gain,
     change_speed,
-    load_noises,
     mix_noise,
-    noise_stretch,
 )
-from rdsdk.errors import ConfigError, DataError
+from rdsdk.errors import ConfigError
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech"
 RATE = 16_000
@@ -49,15 +47,6 @@ def power(samples: np.ndarray) -> float:
 def loudest_hertz(samples: np.ndarray) -> float:
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.argmax(spectrum)) * RATE / len(samples)
-
-
-@pytest.fixture
-def noise_folder(tmp_path: Path) -> Path:
-    for name, hertz in (("1-rain", 3_000.0), ("5-rain", 5_000.0)):
-        (tmp_path / "rain").mkdir(exist_ok=True)
-        soundfile.write(tmp_path / "rain" / f"{name}.wav", tone(hertz, 0.5), RATE)
-    (tmp_path / "rain" / "notes.txt").write_text("no sound")
-    return tmp_path
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.0, 1.1])
@@ -90,13 +79,6 @@ def test_noise_of_silence_or_on_silence_changes_nothing() -> None:
     silence = np.zeros(100, np.float32)
     np.testing.assert_array_equal(mix_noise(tone(440)[:100], silence, 0.0), tone(440)[:100])
     np.testing.assert_array_equal(mix_noise(silence, tone(440)[:100], 0.0), silence)
-
-
-def test_a_short_noise_goes_round_from_the_place_given() -> None:
-    noise = np.arange(10, dtype=np.int16)
-    stretch = noise_stretch(noise, 25, 0.35) * 32_768
-    np.testing.assert_array_equal(stretch, [(3 + index) % 10 for index in range(25)])
-    np.testing.assert_array_equal(noise_stretch(noise, 4, 0.0) * 32_768, [0, 1, 2, 3])
 
 
 def test_a_narrow_band_keeps_what_is_below_four_kilohertz_and_only_that() -> None:
@@ -201,60 +183,6 @@ def test_the_speed_up_stops_at_the_samples_a_transcript_needs() -> None:
     assert len(held) == pytest.approx(12_000, abs=2)
 
 
-def test_noises_are_read_once_and_chosen_by_pattern(noise_folder: Path) -> None:
-    both = load_noises(str(noise_folder))
-    assert len(both) == 2
-    assert load_noises(str(noise_folder)) is both
-    (training,) = load_noises(str(noise_folder), "**/[1-4]-*")
-    assert loudest_hertz(training.astype(np.float64)) == pytest.approx(3_000, abs=4)
-    assert np.abs(training).max() == pytest.approx(32_767 * 0.5, abs=2)
-
-
-def test_noise_of_another_rate_and_in_stereo_becomes_ours(tmp_path: Path) -> None:
-    times = np.arange(44_100) / 44_100
-    left = 0.5 * np.sin(2 * np.pi * 1_000 * times)
-    soundfile.write(tmp_path / "cd.flac", np.stack([left, left], axis=1), 44_100)
-    (noise,) = load_noises(str(tmp_path))
-    assert len(noise) == pytest.approx(RATE, abs=2)
-    assert loudest_hertz(noise.astype(np.float64)) == pytest.approx(1_000, abs=2)
-
-
-def test_a_damaged_noise_is_used_up_to_its_fault_and_told(tmp_path: Path) -> None:
-    whole = np.random.default_rng(0).normal(0, 0.1, 5 * RATE)
-    soundfile.write(tmp_path / "a.ogg", whole, RATE, format="OGG", subtype="OPUS")
-    (tmp_path / "b.ogg").write_bytes(_with_a_broken_packet((tmp_path / "a.ogg").read_bytes()))
-    with pytest.raises(soundfile.SoundFileError):
-        soundfile.read(tmp_path / "b.ogg")
-    with pytest.warns(UserWarning, match=r"1 of 2 noise recordings .* damaged.*b\.ogg"):
-        intact, damaged = load_noises(str(tmp_path))
-    assert 0 < len(damaged) < len(intact)
-    np.testing.assert_array_equal(damaged, intact[: len(damaged)])
-
-
-def test_of_much_noise_an_hour_is_kept_and_told(
-    noise_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rdsdk.data.augment.NOISE_SECONDS_MAX", 0.5)
-    with pytest.warns(UserWarning, match="1 of 2 recordings are used"):
-        assert len(load_noises(str(noise_folder), "**/*.wav")) == 1
-
-
-def test_a_folder_without_noise_is_refused(noise_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no noise folder"):
-        load_noises(str(tmp_path / "absent"))
-    with pytest.raises(DataError, match="no recordings matching"):
-        load_noises(str(noise_folder), "**/9-*")
-    silent = tmp_path / "silent"
-    silent.mkdir()
-    soundfile.write(silent / "a.wav", np.zeros(100), RATE)
-    with pytest.raises(DataError, match="silent or empty"):
-        load_noises(str(silent))
-    (silent / "a.wav").write_text("words")
-    load_noises.cache_clear()
-    with pytest.raises(DataError, match="not a recording"):
-        load_noises(str(silent))
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -355,25 +283,3 @@ def test_augmenting_warns_of_nothing_on_short_and_silent_input() -> None:
         for length in (0, 1, 10, 400):
             result = augmented(np.zeros(length, np.float32), everything, np.random.default_rng(0))
             assert np.abs(result).max(initial=0.0) < 1e-30
-
-
-def _with_a_broken_packet(ogg: bytes) -> bytes:
-    """The same Ogg Opus file with one invalid packet in its middle, page checksum mended."""
-    starts = [index for index in range(len(ogg)) if ogg.startswith(b"OggS", index)]
-    start = starts[len(starts) // 2]
-    body = start + 27 + ogg[start + 26]
-    page = bytearray(ogg[start : starts[len(starts) // 2 + 1]])
-    page[body - start : body - start + 2] = b"\xff\xff"  # code 3 with 63 frames: not allowed
-    page[22:26] = bytes(4)
-    page[22:26] = _ogg_checksum(bytes(page)).to_bytes(4, "little")
-    return ogg[:start] + bytes(page) + ogg[start + len(page) :]
-
-
-def _ogg_checksum(page: bytes) -> int:
-    register = 0
-    for byte in page:
-        register ^= byte << 24
-        for _ in range(8):
-            register = (register << 1) ^ (0x104C11DB7 if register & 0x80000000 else 0)
-            register &= 0xFFFFFFFF
-    return register

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rdsdk.errors import ConfigError
-from rdsdk.models.config import preset
-from rdsdk.models.growth import widened
+from rdsdk.models.config import Context, preset
+from rdsdk.models.growth import doubled, widened
 from rdsdk.models.student import Student
 
 CONFIG = replace(preset("tiny"), dropout=0.0)
@@ -41,3 +41,50 @@ def test_a_wider_student_says_the_same_and_more_of_it_learns() -> None:
 def test_no_student_is_made_narrower() -> None:
     with pytest.raises(ConfigError, match="at least the 48"):
         widened(Student(CONFIG), 40)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_doubled_student_says_the_same_and_its_copies_part(
+    streams: bool, projected: bool
+) -> None:
+    torch.manual_seed(0)
+    config = CONFIG.streaming(Context(4, 8, 2)) if streams else CONFIG
+    channels = 40 if projected else config.width
+    last = replace(config.convs[-1], channels=channels)
+    config = replace(config, convs=(*config.convs[:-1], last))
+    student = Student(config, symbols=5, projection_width=7).eval()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    wider = doubled(student).eval()
+    assert wider.config.width == 2 * config.width
+    assert wider.config.heads == config.heads
+    waveform = torch.randn(2, 8000)
+    expected, _ = student(waveform)
+    output, _ = wider(waveform)
+    torch.testing.assert_close(output.log_probs, expected.log_probs, atol=1e-4, rtol=1e-4)
+    for grown, small in zip(output.hidden, expected.hidden, strict=True):
+        torch.testing.assert_close(grown, torch.cat([small, small], -1), atol=1e-4, rtol=1e-4)
+    # A copy that learnt nothing of its own would be of no use.
+    optimiser = torch.optim.SGD(wider.parameters(), lr=0.1)
+    for _ in range(3):
+        output, _ = wider(waveform)
+        output.log_probs[..., 1].mean().neg().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    first, second = wider(waveform)[0].hidden[-1].chunk(2, dim=-1)
+    assert (first - second).abs().max() > 1e-2
+    # Were both to read all of what they read, it would say something else.
+    with torch.no_grad():
+        wider = doubled(student, noise=0.0).eval()
+        wider.encoder.layers[0].ffn_in.weight.mul_(2)
+        other, _ = wider(waveform)
+    assert (other.log_probs - expected.log_probs).abs().max() > 1e-3
+
+
+def test_a_student_that_would_lose_its_projection_is_not_doubled() -> None:
+    last = replace(CONFIG.convs[-1], channels=2 * CONFIG.width)
+    config = replace(CONFIG, convs=(*CONFIG.convs[:-1], last))
+    with pytest.raises(ConfigError, match="cannot be doubled"):
+        doubled(Student(config))

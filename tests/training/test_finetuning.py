@@ -153,6 +153,17 @@ def test_a_checkpoint_may_be_widened_when_it_is_learnt_further(tmp_path: Path) -
     torch.testing.assert_close(said.log_probs, expected.log_probs, atol=1e-5, rtol=1e-5)
     assert wider.config.ffn == 64
     assert StudentChoice(preset="tiny", ffn=64).build(vocabulary).config.ffn == 64
+    width = student.config.width
+    both = StudentChoice(checkpoint=str(tmp_path), width=2 * width, ffn=64).build(vocabulary).eval()
+    torch.testing.assert_close(
+        both(waveform)[0].log_probs, expected.log_probs, atol=1e-5, rtol=1e-5
+    )
+    assert (both.config.width, both.config.ffn) == (2 * width, 64)
+    same_width = StudentChoice(checkpoint=str(tmp_path), width=width).build(vocabulary)
+    assert same_width.config == student.config
+    assert StudentChoice(preset="tiny", width=2 * width).build(vocabulary).config.width == 2 * width
+    with pytest.raises(ConfigError, match=rf"student.width is {width + 8}, expected .* {width} or"):
+        StudentChoice(checkpoint=str(tmp_path), width=width + 8).build(vocabulary)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
@@ -316,6 +327,14 @@ def test_the_schedule_rises_then_falls() -> None:
     assert max(factors) == factors[10] == 1.0
     assert factors == sorted(factors[:11]) + sorted(factors[11:], reverse=True)
     assert 0 < factors[-1] < 0.03
+    student = Student(preset("tiny"), symbols=len(Vocabulary.characters()))
+    chosen = Optimisation(steps=100, warmup_steps=10, learning_rate=1e-3, last_rate=0.25)
+    task = Finetuning(student, Vocabulary.characters(), chosen, Regularisation())
+    schedule = task.configure_optimizers()["lr_scheduler"]["scheduler"]
+    for factor in schedule.lr_lambdas:
+        assert [factor(step) for step in (10, 100, 200)] == [1.0, 0.25, 0.25]
+    with pytest.raises(ConfigError, match="last_rate is -1"):
+        Optimisation(last_rate=-1)
 
 
 def test_a_student_without_a_head_is_refused() -> None:
