@@ -52,8 +52,10 @@ class StudentChoice:
             config = preset(self.preset)
             if self.context is not None:
                 config = config.streaming(self.context)
-            given = {"width": self.width, "ffn": self.ffn}
-            config = replace(config, **{k: v for k, v in given.items() if v is not None})
+            if self.width is not None:
+                config = replace(config, width=self.width)
+            if self.ffn is not None:
+                config = replace(config, ffn=self.ffn)
         else:
             assert self.checkpoint is not None
             source = checkpoint.load(self.checkpoint)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
-from rdsdk.data import phones
+from rdsdk.data import noise, phones
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.phones import PHONES
 from rdsdk.data.pronunciations import pocketsphinx_dictionary, pronounced, read_pronunciations
@@ -78,6 +80,12 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert masked.lexicon == ahead.lexicon
     assert masked.regularisation.sequence_steps == masked.optimisation.steps
     assert masked.regularisation.channel_dropout
+    wide = read_recipe(["--config", "english-mini-wide"])[0]
+    assert wide.student.checkpoint == f"{masked.output}/last"
+    assert wide.student.width == 2 * preset("english-mini").width
+    assert replace(wide.student, checkpoint=None, width=None) == replace(grown, dropout=0.0)
+    assert wide.regularisation.sequence_steps == wide.optimisation.steps
+    assert "noises" in wide.train[1]
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -141,6 +149,15 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     masked += [f"student.checkpoint={tmp_path / 'ahead' / 'best'}", f"output={tmp_path / 'masked'}"]
     assert cli.main(masked) == 0
     assert checkpoint.load(tmp_path / "masked" / "best").student.config == grown
+    soundfile.write(tmp_path / "hum.wav", np.sin(np.arange(20_000) / 40) / 9, 16_000)
+    assert noise.main([str(tmp_path), "--pattern", "*.wav", "--out", str(tmp_path / "noises")]) == 0
+    heard = f"train=[{corpus / 'train-realigned.jsonl'}, {tmp_path / 'noises' / 'noises.jsonl'}]"
+    width = 2 * grown.width
+    wide = ["--config", "english-mini-wide", *whole[2:-2], "piece_seconds=2", heard]
+    wide += [f"student.checkpoint={tmp_path / 'masked' / 'last'}", f"output={tmp_path / 'wide'}"]
+    assert cli.main([*wide, f"student.width={width}"]) == 0
+    widest = checkpoint.load(tmp_path / "wide" / "best").student.config
+    assert widest == replace(grown, width=width, position_groups=2 * grown.position_groups)
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
