@@ -13,7 +13,8 @@ import numpy as np
 import soxr
 
 from rdsdk.data import acoustics
-from rdsdk.data.noise import SAMPLE_RATE, Waveform, load_noises, noise_stretch
+from rdsdk.data.acoustics import SAMPLE_RATE
+from rdsdk.data.noise import Waveform, load_noises, noise_stretch
 from rdsdk.errors import ConfigError
 
 PROBABLE = (

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from rdsdk.data.acoustics import SAMPLE_RATE
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 
 Waveform = NDArray[np.float32]
 
-SAMPLE_RATE = 16_000
 # An hour as 16-bit samples is 115 MB, in each loader process on systems that cannot fork.
 NOISE_SECONDS_MAX = 3_600.0
 NOISE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3"})
@@ -142,7 +142,7 @@ def make_corpus(
         raise ConfigError(f"longest_seconds is {longest_seconds}, expected 1 or more")
     files = noise_files(folder, pattern)
     (out / "audio").mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, samples_written = [], 0
     for number, file in enumerate(track(files, "noises", console=Console(stderr=True))):
         samples = read_noise(file).samples
         if len(samples) < _SHORTEST_SECONDS * SAMPLE_RATE:
@@ -155,11 +155,12 @@ def make_corpus(
             seconds = round(len(heard) / SAMPLE_RATE, 4)
             row = {"id": name, "audio": f"audio/{name}.flac", "seconds": seconds}
             rows.append({**row, "text": "", "alignment": [], **about})
+            samples_written += len(heard)
     if not rows:
         raise DataError(f"no recording of {folder} is {_SHORTEST_SECONDS} seconds long")
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (out / "noises.jsonl").write_text(text, encoding="utf-8")
-    return len(rows), sum(float(str(row["seconds"])) for row in rows)
+    return len(rows), samples_written / SAMPLE_RATE
 
 
 def _noise_seconds(file: Path) -> float:
