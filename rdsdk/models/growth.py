@@ -1,4 +1,4 @@
-"""Room for a student to learn more, which at first changes nothing of what it says.
+"""A student made larger, which at first changes nothing of what it says, or smaller.
 
 New weights are random where they read and zero where they write (function preserving growth;
 T. Chen et al. 2016, Net2Net), so that learning goes on where it was.
@@ -33,6 +33,33 @@ def widened(student: Student, ffn: int) -> Student:
                 new.zero_()
             new[tuple(slice(size) for size in old.shape)] = old
     return wider
+
+
+def narrowed(student: Student, ffn: int) -> Student:
+    """A copy with the ``ffn`` units of each feed-forward that say most, to learn on with less.
+
+    What a unit says grows with the weights it reads by and those it writes with, so those with the
+    least product of both lengths go (as H. Li et al. 2017, arXiv 1608.08710, do with filters).
+
+    Raises:
+        ConfigError: that is none, or more than it has.
+    """
+    config = student.config
+    if not 0 < ffn <= config.ffn:
+        raise ConfigError(f"ffn is {ffn}, expected 1 to the {config.ffn} that the student has")
+    narrower = Student(replace(config, ffn=ffn), student.symbols, student.projection_width)
+    weights = student.state_dict()
+    for layer in range(config.layers):
+        reads, bias, writes = (
+            f"encoder.layers.{layer}.{name}"
+            for name in ("ffn_in.weight", "ffn_in.bias", "ffn_out.weight")
+        )
+        said = weights[reads].norm(dim=1) * weights[writes].norm(dim=0)
+        kept = said.topk(ffn).indices.sort().values
+        weights[reads], weights[bias] = weights[reads][kept], weights[bias][kept]
+        weights[writes] = weights[writes][:, kept]
+    narrower.load_state_dict(weights)
+    return narrower
 
 
 def doubled(student: Student, noise: float = 0.5) -> Student:

@@ -13,6 +13,7 @@ from rdsdk.training.frame_keeping import fingerprint
 from rdsdk.training.recipe import FinetuneRecipe, read_recipe
 from rdsdk.training.run import run
 from rdsdk.training.sequence_loss import PhoneTrigram
+from rdsdk.training.student_teacher import copy_front_end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,8 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
+        if teacher is not None and recipe.imitation.copy_extractor:
+            copy_front_end(teacher, student)
         if recipe.kept_passes and teacher and fingerprint(teacher) != fingerprint(student):
             raise ConfigError(
                 f"the frames kept are the student's, and imitation.teacher "
@@ -44,7 +47,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.regularisation,
             recipe.seed,
             teacher,
-            recipe.imitation.weight,
+            recipe.imitation,
             corpus_trigram(recipe, vocabulary) if recipe.regularisation.sequence_steps else None,
         )
 

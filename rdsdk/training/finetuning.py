@@ -23,7 +23,8 @@ from rdsdk.models.student import Student
 from rdsdk.training.channel_dropout import drop_channels
 from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.flat_start import straight_alignment
-from rdsdk.training.imitation import imitation_loss, teacher_log_probs
+from rdsdk.training.frame_keeping import fingerprint
+from rdsdk.training.imitation import Imitation, heard_once, imitation_loss, teacher_log_probs
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
@@ -111,8 +112,8 @@ class Finetuning(L.LightningModule):
 
     ``sequence_steps`` need the ``trigram`` of the corpus's symbols.
 
-    A ``teacher`` with the same symbols adds ``imitation_weight`` times the divergence from what it
-    says to the loss. It is no submodule, as in ``Distillation``.
+    A ``teacher`` with the same symbols adds the divergence from what it says to the loss, as
+    ``imitation`` has it. It is no submodule, as in ``Distillation``.
 
     Validation logs ``dev/wer``, ``dev/cer``, ``dev/false_words`` (words recognised in recordings
     that have none) and ``dev/score``, their sum, which decides the best checkpoint.
@@ -126,7 +127,7 @@ class Finetuning(L.LightningModule):
         regularisation: Regularisation,
         seed: int = 0,
         teacher: Student | None = None,
-        imitation_weight: float = 0.0,
+        imitation: Imitation | None = None,
         trigram: PhoneTrigram | None = None,
     ) -> None:
         super().__init__()
@@ -140,7 +141,13 @@ class Finetuning(L.LightningModule):
         self.seed = seed
         self.trigram = trigram
         self._unregistered = (teacher,)
-        self.imitation_weight = imitation_weight
+        self.imitation = imitation or Imitation()
+        # A teacher's extractor makes the frames of both, where they are the same.
+        self._heard_alike = (
+            teacher is not None
+            and optimisation.freeze_extractor
+            and fingerprint(teacher) == fingerprint(student)
+        )
         decay = optimisation.average_decay
         self.average = (
             AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
@@ -200,6 +207,9 @@ class Finetuning(L.LightningModule):
             predicted = self.mel_head(self.student.embed(batch.waveforms))
             loss = mel_loss(predicted, batch.waveforms, counts)
         else:
+            teacher = self._unregistered[0]
+            if self._heard_alike and teacher is not None and batch.frames is None:
+                batch = heard_once(teacher, batch)
             log_probs = self._log_probs(batch, counts, batch_index)
             if self.global_step < aligned_until:
                 loss = self._aligned_loss(log_probs, batch)
@@ -209,11 +219,11 @@ class Finetuning(L.LightningModule):
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
                 loss = self._loss(log_probs, counts, batch)
-            if (teacher := self._unregistered[0]) is not None:
-                said = teacher_log_probs(teacher, batch)
+            if teacher is not None:
+                said = teacher_log_probs(teacher, batch, self.imitation.whole)
                 imitation = imitation_loss(log_probs, said, counts)
                 self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
-                loss = loss + self.imitation_weight * imitation
+                loss = loss + self.imitation.weight * imitation
         refuse_non_finite(self, loss, batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]

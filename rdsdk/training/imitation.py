@@ -9,7 +9,7 @@ Shapes: B batch, T frames, V symbols.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,17 +29,28 @@ class Imitation:
 
     Args:
         teacher: a checkpoint folder with the same vocabulary; None imitates nobody.
-        weight: of the imitation beside CTC's loss; both are means over frames.
+        weight: of the imitation beside the other losses; all are means over frames.
+        whole: a teacher that streams hears each recording as a whole, instead of in its own
+            context.
+        copy_extractor: the student begins with its teacher's convolutional front end. With
+            ``optimisation.freeze_extractor`` both then hear the same frames, made once.
     """
 
     teacher: str | None = None
     weight: float = 0.5
+    whole: bool = False
+    copy_extractor: bool = False
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ConfigError(
                 f"imitation.weight must be positive, got {self.weight}; to imitate nobody leave "
                 "imitation.teacher out"
+            )
+        if self.teacher is None and (self.whole or self.copy_extractor):
+            raise ConfigError(
+                "imitation.whole and imitation.copy_extractor need an imitation.teacher; name one, "
+                "or leave them out"
             )
 
     def load(self, vocabulary: Vocabulary) -> Student | None:
@@ -76,7 +87,13 @@ def imitation_loss(student: Tensor, teacher: Tensor, frame_counts: Tensor) -> Te
 
 
 @torch.no_grad()
-def teacher_log_probs(teacher: Student, batch: Batch) -> Tensor:
-    """What the teacher, in its own context, says of unmasked recordings: (B, T, V). Kept frames
-    are those of its extractor, too."""
-    return log_probs_of(teacher, batch)
+def teacher_log_probs(teacher: Student, batch: Batch, whole: bool = False) -> Tensor:
+    """What the teacher says of unmasked recordings, in its own context or hearing each as a whole:
+    (B, T, V). Frames in the batch are those of its extractor, too."""
+    return log_probs_of(teacher, batch, context="full" if whole else "configured")
+
+
+@torch.no_grad()
+def heard_once(student: Student, batch: Batch) -> Batch:
+    """The batch with what a frozen extractor makes of its waveforms, for all that share it."""
+    return replace(batch, frames=student.extractor(batch.waveforms))

@@ -10,7 +10,7 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
-from rdsdk.models.growth import doubled, widened
+from rdsdk.models.growth import doubled, narrowed, widened
 from rdsdk.models.student import Student
 from rdsdk.training.finetuning import Optimisation, Regularisation
 from rdsdk.training.imitation import Imitation
@@ -29,7 +29,8 @@ class StudentChoice:
             it; None keeps its own.
         width: of the encoder; a checkpoint's may be doubled, which first changes nothing
             (``rdsdk.models.growth``). None keeps the architecture's.
-        ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing.
+        ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing,
+            or those that say least are left out.
         dropout: rate in training; None keeps the architecture's.
     """
 
@@ -64,7 +65,8 @@ class StudentChoice:
             if self.width not in (None, source.student.config.width):
                 source = replace(source, student=self._doubled(source.student))
             if self.ffn is not None:
-                source = replace(source, student=widened(source.student, self.ffn))
+                resized = widened if self.ffn > source.student.config.ffn else narrowed
+                source = replace(source, student=resized(source.student, self.ffn))
             config = source.student.config
         if self.dropout is not None:
             config = replace(config, dropout=self.dropout)

@@ -48,7 +48,8 @@ def shard(student: Student, mesh: DeviceMesh | None, whole_after_forward: bool =
             fully_shard(layer.attention_map, mesh=over)
         fully_shard(layer, mesh=over)
     fully_shard(student, mesh=over, reshard_after_forward=not whole_after_forward)
-    register_fsdp_forward_method(student, "embed")
+    for method in ("embed", "hear"):
+        register_fsdp_forward_method(student, method)
 
 
 def shard_module(module: nn.Module | None, mesh: DeviceMesh | None) -> None:

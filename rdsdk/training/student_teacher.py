@@ -97,9 +97,6 @@ def load_student(
 def copy_extractor(teacher: Teacher, student: Student, frozen: bool) -> None:
     """Give a student the convolutional front end of its teacher, to start from or to keep.
 
-    The front end is the extractor and the norm of its frames; what is wider or narrower than the
-    teacher begins with the projection behind them.
-
     Args:
         teacher: a ``StudentTeacher``.
         student: changed in place.
@@ -113,18 +110,32 @@ def copy_extractor(teacher: Teacher, student: Student, frozen: bool) -> None:
             f"student.extractor copies from rdsdk checkpoints only, and {teacher.name} is none; "
             'use "random"'
         )
-    ours, theirs = student.config, teacher.student.config
+    copy_front_end(teacher.student, student)
+    if frozen:
+        for part in (student.extractor, student.encoder.frame_norm):
+            part.requires_grad_(False)
+
+
+def copy_front_end(source: Student, student: Student) -> None:
+    """Give a student the convolutional front end of another one.
+
+    It is the extractor and the norm of its frames; what is wider or narrower than in the source
+    begins with the projection behind them.
+
+    Args:
+        source: left as it is.
+        student: changed in place.
+
+    Raises:
+        ConfigError: the source's extractor is another one.
+    """
     for name in ("convs", "conv_bias", "extractor_norm", "first_norm_epsilon"):
-        got, expected = getattr(ours, name), getattr(theirs, name)
+        got, expected = getattr(student.config, name), getattr(source.config, name)
         if got != expected:
             raise ConfigError(
-                f"student.extractor copies the teacher's, whose {name} is {expected}; the "
-                f'student\'s is {got}: choose a preset with the same, or use "random"'
+                f"the student cannot begin with its teacher's extractor, whose {name} is "
+                f"{expected}: the student's is {got}. Choose a student with the same, or let it "
+                "begin with its own"
             )
-    for mine, its in (
-        (student.extractor, teacher.student.extractor),
-        (student.encoder.frame_norm, teacher.student.encoder.frame_norm),
-    ):
-        mine.load_state_dict(its.state_dict())
-        if frozen:
-            mine.requires_grad_(False)
+    student.extractor.load_state_dict(source.extractor.state_dict())
+    student.encoder.frame_norm.load_state_dict(source.encoder.frame_norm.state_dict())

@@ -1,4 +1,5 @@
-"""A grown student says what the smaller one said, and can learn in what it gained."""
+"""A grown student says what the smaller one said, and can learn in what it gained; a narrowed one
+loses what said least."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 
 from rdsdk.errors import ConfigError
 from rdsdk.models.config import Context, preset
-from rdsdk.models.growth import doubled, widened
+from rdsdk.models.growth import doubled, narrowed, widened
 from rdsdk.models.student import Student
 
 CONFIG = replace(preset("tiny"), dropout=0.0)
@@ -41,6 +42,33 @@ def test_a_wider_student_says_the_same_and_more_of_it_learns() -> None:
 def test_no_student_is_made_narrower() -> None:
     with pytest.raises(ConfigError, match="at least the 48"):
         widened(Student(CONFIG), 40)
+
+
+def test_the_units_that_say_nothing_are_those_that_go() -> None:
+    torch.manual_seed(0)
+    student = Student(CONFIG, symbols=5, projection_width=7).eval()
+    expected, _ = student(torch.ones(1, 8000))
+    wider = widened(student, 2 * CONFIG.ffn).eval()
+    mixed = torch.randperm(2 * CONFIG.ffn)
+    with torch.no_grad():
+        for layer in wider.encoder.layers:
+            layer.ffn_in.weight.copy_(layer.ffn_in.weight[mixed])
+            layer.ffn_in.bias.copy_(layer.ffn_in.bias[mixed])
+            layer.ffn_out.weight.copy_(layer.ffn_out.weight[:, mixed])
+    again = narrowed(wider, CONFIG.ffn).eval()
+    assert again.config == CONFIG
+    assert again.projection_width == 7
+    output, _ = again(torch.ones(1, 8000))
+    torch.testing.assert_close(output.log_probs, expected.log_probs, atol=1e-5, rtol=1e-5)
+    # One unit less, and it says something else: the last one said something.
+    other, _ = narrowed(again, CONFIG.ffn - 1).eval()(torch.ones(1, 8000))
+    assert (other.log_probs - expected.log_probs).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("ffn", [0, 49])
+def test_units_that_are_not_there_cannot_stay(ffn: int) -> None:
+    with pytest.raises(ConfigError, match=f"ffn is {ffn}, expected 1 to the 48"):
+        narrowed(Student(CONFIG), ffn)
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
+from rdsdk.data.batch import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
-from rdsdk.models.config import preset
+from rdsdk.models.config import Context, preset
+from rdsdk.models.extractor import Extractor
 from rdsdk.models.student import Student
 from rdsdk.training.cli import main
-from rdsdk.training.imitation import Imitation, imitation_loss
+from rdsdk.training.imitation import (
+    Imitation,
+    heard_once,
+    imitation_loss,
+    teacher_log_probs,
+)
+from rdsdk.training.student_teacher import copy_front_end
 
 
 def test_the_loss_is_the_divergence_of_real_frames() -> None:
@@ -75,6 +85,77 @@ def test_a_teacher_of_other_symbols_is_refused(recipe: Path, tmp_path: Path) -> 
     )
     with pytest.raises(ConfigError, match="the same symbols"):
         main(["--config", str(recipe), f"imitation.teacher={other}"])
+
+
+def sound() -> Batch:
+    torch.manual_seed(3)
+    counts = torch.tensor([16_080, 9_680])
+    waveforms = torch.randn(2, 16_080)
+    waveforms[1, 9_680:] = 0.0
+    nothing = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    return Batch(waveforms, counts, *nothing, ["a", "b"], ["", ""])
+
+
+def test_a_teacher_that_streams_may_hear_the_whole() -> None:
+    batch = sound()
+    torch.manual_seed(2)
+    teacher = Student(preset("tiny").streaming(Context(4, 4)), symbols=29).eval()
+    said = {}
+    for whole, context in ((False, "configured"), (True, "full")):
+        expected, _ = teacher(batch.waveforms, sample_counts=batch.sample_counts, context=context)
+        said[whole] = teacher_log_probs(teacher, batch, whole)
+        torch.testing.assert_close(said[whole], expected.log_probs)
+        # The same of frames that its extractor made before.
+        again = teacher_log_probs(teacher, heard_once(teacher, batch), whole)
+        torch.testing.assert_close(again, expected.log_probs)
+    assert (said[True] - said[False]).abs().max() > 1e-3
+
+
+def test_a_narrowed_student_learns_from_the_one_that_it_shares_its_ears_with(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved_teacher(tmp_path / "teacher")
+    torch.manual_seed(5)
+    student = Student(preset("tiny"), symbols=29)
+    begun = checkpoint.Checkpoint(student, Vocabulary.characters())
+    begins = checkpoint.save(tmp_path / "student", begun)
+    command = ["--config", str(recipe), "optimisation.freeze_extractor=true", "student.ffn=40"]
+    command += ["student.preset=null", f"student.checkpoint={begins}", "imitation.whole=true"]
+    command += [f"imitation.teacher={folder}", "optimisation.steps=2", "validate_every_steps=2"]
+    heard = []
+
+    def counted(extractor: Extractor, waveform: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or extractor.training:
+            heard.append("student")
+        return plain(extractor, waveform)
+
+    plain = Extractor.forward
+    monkeypatch.setattr(Extractor, "forward", counted)
+    for copied in (False, True):
+        run = tmp_path / f"copied-{copied}"
+        heard.clear()
+        assert main([*command, f"imitation.copy_extractor={copied}", f"output={run}"]) == 0
+        # Its own extractor makes frames in training only where the teacher's makes others.
+        assert bool(heard) != copied
+        learnt = checkpoint.load(run / "last").student
+        assert learnt.config.ffn == 40
+        teachers = checkpoint.load(folder).student.extractor.state_dict()
+        ours = learnt.extractor.state_dict()
+        assert all(torch.equal(ours[name], teachers[name]) for name in teachers) == copied
+
+
+def test_what_needs_a_teacher_is_refused_without_one() -> None:
+    for setting in ("whole", "copy_extractor"):
+        with pytest.raises(ConfigError, match=r"imitation\.teacher"):
+            Imitation(**{setting: True})
+
+
+def test_an_extractor_of_another_shape_is_not_copied() -> None:
+    teacher = Student(preset("tiny"))
+    last = replace(teacher.config.convs[-1], channels=8)
+    student = Student(replace(teacher.config, convs=(*teacher.config.convs[:-1], last)))
+    with pytest.raises(ConfigError, match="whose convs is"):
+        copy_front_end(teacher, student)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0])

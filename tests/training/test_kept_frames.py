@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_process import finish
 from safetensors.torch import load_file
 
 from rdsdk.data.alignment import PADDING
@@ -176,3 +177,16 @@ def test_a_teacher_hears_kept_frames_only_with_the_same_extractor(
         teacher_is = f"imitation.teacher={tmp_path / 'alike'}"
         assert main([*begun, *options, teacher_is, f"output={runs[name]}"]) == 0
     assert furthest(weights(runs["heard"]), weights(runs["kept"])) < 1e-4
+
+
+def test_a_sharded_student_hears_kept_frames(begun: list[str], tmp_path: Path) -> None:
+    runs = {"plain": ["hardware.strategy=auto"], "sharded": ["hardware.strategy=fsdp"]}
+    runs["other"] = [*runs["sharded"], "seed=1"]
+    for name, options in runs.items():
+        # Each in a process of its own: one that has a process group keeps it.
+        output = f"output={tmp_path / name}"
+        code, told = finish("finetune", *begun, "kept_passes=1", *options, output)
+        assert code == 0, told
+    plain = weights(tmp_path / "plain")
+    assert furthest(plain, weights(tmp_path / "sharded")) < 1e-6
+    assert furthest(plain, weights(tmp_path / "other")) > 1e-4
