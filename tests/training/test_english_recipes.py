@@ -19,6 +19,7 @@ from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
+from rdsdk.models.student import Student
 from rdsdk.training import cli, distill, realignment
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.recipe import read_recipe
@@ -86,6 +87,21 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert replace(wide.student, checkpoint=None, width=None) == replace(grown, dropout=0.0)
     assert wide.regularisation.sequence_steps == wide.optimisation.steps
     assert "noises" in wide.train[1]
+    small = read_recipe(["--config", "english-mini-small"])[0]
+    assert small.student.checkpoint == wide.student.checkpoint
+    assert small.imitation.teacher == f"{wide.output}/last"
+    assert small.optimisation.freeze_extractor == small.imitation.copy_extractor
+    assert small.regularisation.sequence_steps == small.optimisation.steps
+    assert (small.train, small.augmentation) == (wide.train, wide.augmentation)
+    assert small.student.ffn is not None
+    assert ahead.student.ffn is not None
+    plain = preset("english-mini")
+    teacher_config = replace(plain, width=wide.student.width, ffn=ahead.student.ffn)
+    sizes = [
+        Student(config, symbols=len(small.vocabulary())).parameter_count()
+        for config in (replace(plain, ffn=small.student.ffn), teacher_config)
+    ]
+    assert 0.32 < sizes[0] / sizes[1] < 1 / 3
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -158,6 +174,14 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert cli.main([*wide, f"student.width={width}"]) == 0
     widest = checkpoint.load(tmp_path / "wide" / "best").student.config
     assert widest == replace(grown, width=width, position_groups=2 * grown.position_groups)
+    small = ["--config", "english-mini-small", *wide[2:-1], "student.ffn=40"]
+    small += [f"imitation.teacher={tmp_path / 'wide' / 'last'}", f"output={tmp_path / 'small'}"]
+    assert cli.main(small) == 0
+    learnt = checkpoint.load(tmp_path / "small" / "last").student
+    assert learnt.config == replace(grown, ffn=40)
+    heard = checkpoint.load(tmp_path / "wide" / "last").student.extractor.state_dict()
+    ours = learnt.extractor.state_dict()
+    assert all(torch.equal(ours[name], heard[name]) for name in heard)
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
