@@ -35,10 +35,24 @@ _SHORTEST_SECONDS = 0.5
 
 
 class Noise(NamedTuple):
-    """A recording of noise: (S,) samples at 16 kHz, and whether all of it could be read."""
+    """A recording of noise: (S,) samples at 16 kHz, and whether it goes on behind a fault."""
 
     samples: NDArray[np.int16]
-    whole: bool
+    damaged: bool
+
+    @property
+    def seconds(self) -> float:
+        """Of what was read."""
+        return len(self.samples) / SAMPLE_RATE
+
+
+class Corpus(NamedTuple):
+    """What was written of a folder of noises."""
+
+    recordings: int
+    seconds: float
+    cut: list[str]
+    """The recordings of which a part is missing, and why, for people."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -61,7 +75,7 @@ def load_noises(folder: str, pattern: str = "**/*") -> Sequence[NDArray[np.int16
             stacklevel=2,
         )
     noises = {file: read_noise(file) for file in kept}
-    damaged = [file for file, noise in noises.items() if not noise.whole]
+    damaged = [file for file, noise in noises.items() if noise.damaged]
     if damaged:
         warnings.warn(
             f"{len(damaged)} of {len(kept)} noise recordings of {folder} are damaged and end "
@@ -97,7 +111,7 @@ def read_noise(file: Path) -> Noise:
         DataError: soundfile does not read it.
     """
     blocks: list[Waveform] = []
-    whole = True
+    damaged = False
     try:
         opened = soundfile.SoundFile(file)
     except soundfile.SoundFileError as error:
@@ -110,11 +124,11 @@ def read_noise(file: Path) -> Noise:
                 blocks.append(block.mean(axis=1))
                 left -= len(block)
         except soundfile.SoundFileError:
-            whole = False
+            damaged = True
     mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if rate != SAMPLE_RATE and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    return Noise(np.round(np.clip(mono, -1.0, 1.0) * 32_767).astype(np.int16), whole)
+    return Noise(np.round(np.clip(mono, -1.0, 1.0) * 32_767).astype(np.int16), damaged)
 
 
 def noise_stretch(noise: NDArray[np.int16], samples: int, place: float) -> Waveform:
@@ -127,12 +141,12 @@ def noise_stretch(noise: NDArray[np.int16], samples: int, place: float) -> Wavef
 
 def make_corpus(
     folder: Path, pattern: str, out: Path, longest_seconds: float, about: dict[str, str]
-) -> tuple[int, float]:
-    """Write ``out/noises.jsonl`` with FLAC copies; how many recordings, and their seconds.
+) -> Corpus:
+    """Write ``out/noises.jsonl`` with FLAC copies.
 
     Each says that it has no words, and when its symbols are spoken: never. What is longer than
     ``longest_seconds`` becomes pieces of equal length; what is shorter than half a second is left
-    out.
+    out, and so is what lies behind a fault or beyond an hour.
 
     Raises:
         DataError: there are no such recordings, or one of them cannot be read.
@@ -142,9 +156,14 @@ def make_corpus(
         raise ConfigError(f"longest_seconds is {longest_seconds}, expected 1 or more")
     files = noise_files(folder, pattern)
     (out / "audio").mkdir(parents=True, exist_ok=True)
-    rows, samples_written = [], 0
+    rows, samples_written, cut = [], 0, []
     for number, file in enumerate(track(files, "noises", console=Console(stderr=True))):
-        samples = read_noise(file).samples
+        noise = read_noise(file)
+        samples = noise.samples
+        if noise.damaged:
+            cut.append(f"{file} is damaged, {noise.seconds:.1f} s of it could be read")
+        elif (seconds := _noise_seconds(file)) > NOISE_SECONDS_MAX:
+            cut.append(f"of {file}, {seconds / 3600:.1f} hours, the first is taken")
         if len(samples) < _SHORTEST_SECONDS * SAMPLE_RATE:
             continue
         count = math.ceil(len(samples) / (longest_seconds * SAMPLE_RATE))
@@ -160,7 +179,7 @@ def make_corpus(
         raise DataError(f"no recording of {folder} is {_SHORTEST_SECONDS} seconds long")
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (out / "noises.jsonl").write_text(text, encoding="utf-8")
-    return len(rows), samples_written / SAMPLE_RATE
+    return Corpus(len(rows), samples_written / SAMPLE_RATE, cut)
 
 
 def _noise_seconds(file: Path) -> float:
@@ -202,13 +221,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     named = {"source": options.source, "licence": options.licence}
     about = {key: value for key, value in named.items() if value is not None}
     try:
-        count, seconds = make_corpus(
+        made = make_corpus(
             options.folder, options.pattern, options.out, options.longest_seconds, about
         )
     except RdsdkError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
-    console.print(f"{count} recordings without words, {seconds / 60:.1f} minutes")
+    if made.cut:
+        told = f"warning: {len(made.cut)} there in part only; the first: {made.cut[0]}"
+        console.print(told, style="yellow", markup=False, highlight=False)
+    console.print(f"{made.recordings} recordings without words, {made.seconds / 60:.1f} minutes")
     return 0
 
 

@@ -113,6 +113,26 @@ def test_noises_become_recordings_in_which_nobody_speaks(
     assert len(counts) == 4
 
 
+def test_what_is_there_in_part_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, 5 * RATE)
+    soundfile.write(tmp_path / "a.ogg", sound, RATE, format="OGG", subtype="OPUS")
+    arguments = [str(tmp_path), "--out", str(tmp_path / "made"), "--pattern", "*.ogg"]
+    assert main(arguments) == 0
+    assert "warning" not in capsys.readouterr().err
+    (tmp_path / "b.ogg").write_bytes(_with_a_broken_packet((tmp_path / "a.ogg").read_bytes()))
+    assert main(arguments) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: 1 there in part only; the first:" in told
+    assert "b.ogg is damaged" in told
+    monkeypatch.setattr("rdsdk.data.noise.NOISE_SECONDS_MAX", 2.0)
+    assert main([*arguments[:-1], "a.ogg"]) == 0
+    assert "hours, the first is taken" in " ".join(capsys.readouterr().err.split())
+    rows = (tmp_path / "made" / "noises.jsonl").read_text().splitlines()
+    assert [json.loads(row)["seconds"] for row in rows] == [2.0]
+
+
 def test_a_word_in_noise_costs_what_silence_does_not() -> None:
     trigram = PhoneTrigram.of([[0, 1, 2, 0, 2, 1, 0]] * 9, 3)
     counts, silence = torch.tensor([40]), torch.zeros(1, 40, dtype=torch.long)
