@@ -91,7 +91,7 @@ def test_features_and_text_come_of_one_pass(recognizer):
     stream = recognizer.stream()
     frames = sum(len(stream.features(waveform[at : at + 5_120])) for at in range(0, 48_000, 5_120))
     assert 100 < frames <= 150
-    assert recognizer.features(SPEECH / ROWS[0]["audio"]).shape[1] == 288
+    assert recognizer.features(SPEECH / ROWS[0]["audio"]).shape[1] == 144
 
 
 def test_hotwords_bring_out_what_was_said(recognizer):
@@ -149,7 +149,7 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     finals = [line for line in out.splitlines() if " s: " in line]
     assert sum(word in " ".join(finals).split() for word in said) > len(said) / 2
     assert "False " in out  # a partial
-    assert out.splitlines()[-1] == "(379, 288)"
+    assert out.splitlines()[-1] == "(379, 144)"
 
 
 def test_silence_gives_no_words(recognizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from tiny_teachers import tiny
 
 from rdsdk.data import noise, phones
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.phones import PHONES
 from rdsdk.data.pronunciations import pocketsphinx_dictionary, pronounced, read_pronunciations
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
+from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
@@ -126,8 +129,8 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert cli.main(learn) == 0
     realign = [str(teacher / "best"), *(str(corpus / f"{name}.jsonl") for name in ("train", "dev"))]
     assert realignment.main(realign) == 0
-    tiny = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
-    follow = ["--config", "english-mini-distil", *few, *tiny, *manifests[""]]
+    preset_tiny = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
+    follow = ["--config", "english-mini-distil", *few, *preset_tiny, *manifests[""]]
     assert distill.main([*follow, f"teacher={teacher / 'best'}", f"output={distilled}"]) == 0
     last = ["--config", "english-mini", *few, *warm, *manifests["-realigned"], "kept_passes=1"]
     last += ["augmentation.noise=null", "augmentation.noise_probability=0"]
@@ -199,8 +202,8 @@ def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
 
     start = ("student.checkpoint=null", "student.preset=tiny")
     assert finetune("english-teacher", teacher, *start) == 0
-    tiny = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48", f"output={student}"]
-    arguments = ["--config", "english-distil", *common, *tiny, f"teacher={teacher / 'best'}"]
+    small = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48", f"output={student}"]
+    arguments = ["--config", "english-distil", *common, *small, f"teacher={teacher / 'best'}"]
     assert distill.main(arguments) == 0
     given = (f"student.checkpoint={student / 'last'}", f"imitation.teacher={teacher / 'best'}")
     assert finetune("english", tmp_path / "english", *given) == 0
@@ -214,3 +217,33 @@ def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
     # A teacher of other symbols would be noticed before anything is trained.
     with pytest.raises(ConfigError, match="the same symbols"):
         finetune("english", tmp_path / "other", *given, "lexicon=null", "units=characters")
+
+
+def test_the_commands_from_hubert_and_librispeech_run_in_miniature(tmp_path: Path) -> None:
+    training = (SPEECH.parents[3] / "TRAINING.md").read_text(encoding="utf-8")
+    block = next(each for each in training.split("```") if "--config armhubert-s-960h " in each)
+    commands = [shlex.split(line) for line in block.replace("\\\n", "").strip().splitlines()]
+    assert [command[:2] for command in commands] == [
+        ["rdsdk", "distill"],
+        ["rdsdk", "finetune"],
+        ["rdsdk", "export"],
+    ]
+    hubert = tmp_path / "hubert"
+    tiny("hubert", large=False).save_pretrained(hubert)
+    few = ["batch_seconds=8", "hardware.accelerator=cpu", "hardware.precision=32-true"]
+    few += ["hardware.workers=0", "hardware.devices=1", "hardware.strategy=auto"]
+    few += [f"train=[{SPEECH}]", f"dev=[{SPEECH}]", "validate_every_steps=2"]
+    student = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
+    distilled, english = tmp_path / "distilled", tmp_path / "english"
+    options = [*few, *student, "accumulate_batches=1", "optimisation.epochs=1"]
+    options += [f"teacher={hubert}", f"output={distilled}"]
+    assert distill.main([*commands[0][2:], *options]) == 0
+    options = [*few, "optimisation.steps=2", "optimisation.warmup_steps=1", f"output={english}"]
+    options += ["augmentation.noise=null", "augmentation.noise_probability=0"]
+    assert cli.main([*commands[1][2:], *options, f"student.checkpoint={distilled / 'last'}"]) == 0
+    made = checkpoint.load(english / "best")
+    assert made.vocabulary == Vocabulary.characters()
+    assert made.student.config.context == Context(16, 128, 6)
+    assert made.provenance["training_data"] == [
+        "LibriSpeech 960 h (V. Panayotov et al. 2015; CC BY 4.0)"
+    ]
