@@ -134,7 +134,7 @@ def copy_front_end(source: Student, student: Student) -> None:
         if got != expected:
             raise ConfigError(
                 f"the student cannot begin with its teacher's extractor, whose {name} is "
-                f"{expected}: the student's is {got}. Choose a student with the same, or let it "
+                f"{expected}; the student's is {got}: choose a student with the same, or let it "
                 "begin with its own"
             )
     student.extractor.load_state_dict(source.extractor.state_dict())
