@@ -35,10 +35,12 @@ _SHORTEST_SECONDS = 0.5
 
 
 class Noise(NamedTuple):
-    """A recording of noise: (S,) samples at 16 kHz, and whether it goes on behind a fault."""
+    """A recording of noise: (S,) samples at 16 kHz, whether it goes on behind a fault, and how long
+    it says that it is."""
 
     samples: NDArray[np.int16]
     damaged: bool
+    said_seconds: float
 
     @property
     def seconds(self) -> float:
@@ -118,6 +120,7 @@ def read_noise(file: Path) -> Noise:
         raise _unreadable(file, error) from error
     with opened:
         rate, left = opened.samplerate, int(NOISE_SECONDS_MAX * opened.samplerate)
+        said_seconds = opened.frames / rate
         try:
             # In tenths of a second, as the block with the fault is lost.
             while left > 0 and len(block := opened.read(min(rate // 10, left), "float32", True)):
@@ -128,7 +131,8 @@ def read_noise(file: Path) -> Noise:
     mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if rate != SAMPLE_RATE and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    return Noise(np.round(np.clip(mono, -1.0, 1.0) * 32_767).astype(np.int16), damaged)
+    samples = np.round(np.clip(mono, -1.0, 1.0) * 32_767).astype(np.int16)
+    return Noise(samples, damaged, said_seconds)
 
 
 def noise_stretch(noise: NDArray[np.int16], samples: int, place: float) -> Waveform:
@@ -162,8 +166,8 @@ def make_corpus(
         samples = noise.samples
         if noise.damaged:
             cut.append(f"{file} is damaged, {noise.seconds:.1f} s of it could be read")
-        elif (seconds := _noise_seconds(file)) > NOISE_SECONDS_MAX:
-            cut.append(f"of {file}, {seconds / 3600:.1f} hours, the first is taken")
+        elif noise.said_seconds > NOISE_SECONDS_MAX:
+            cut.append(f"of {file}, {noise.said_seconds / 3600:.1f} hours, the first is taken")
         if len(samples) < _SHORTEST_SECONDS * SAMPLE_RATE:
             continue
         count = math.ceil(len(samples) / (longest_seconds * SAMPLE_RATE))

@@ -1,7 +1,7 @@
 """A recogniser also learns what its teacher would have written, frame by frame.
 
-Knowledge distillation of outputs (Hinton et al., arXiv 1503.02531) beside CTC: the teacher, of the
-same vocabulary, hears the whole recording, the student its masked frames in the context of the
+Knowledge distillation of outputs (Hinton et al., arXiv 1503.02531) beside the other losses: the
+teacher, of the same vocabulary, hears all frames, the student the masked ones in the context of the
 batch.
 
 Shapes: B batch, T frames, V symbols.

@@ -28,6 +28,8 @@ from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.recipe import read_recipe
 
 SPEECH = Path(__file__).parent.parent / "assets" / "speech" / "manifest.jsonl"
+TINY = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
+"""A student of a distillation, small enough for a test."""
 
 
 def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
@@ -129,8 +131,7 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert cli.main(learn) == 0
     realign = [str(teacher / "best"), *(str(corpus / f"{name}.jsonl") for name in ("train", "dev"))]
     assert realignment.main(realign) == 0
-    preset_tiny = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
-    follow = ["--config", "english-mini-distil", *few, *preset_tiny, *manifests[""]]
+    follow = ["--config", "english-mini-distil", *few, *TINY, *manifests[""]]
     assert distill.main([*follow, f"teacher={teacher / 'best'}", f"output={distilled}"]) == 0
     last = ["--config", "english-mini", *few, *warm, *manifests["-realigned"], "kept_passes=1"]
     last += ["augmentation.noise=null", "augmentation.noise_probability=0"]
@@ -202,9 +203,8 @@ def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
 
     start = ("student.checkpoint=null", "student.preset=tiny")
     assert finetune("english-teacher", teacher, *start) == 0
-    small = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48", f"output={student}"]
-    arguments = ["--config", "english-distil", *common, *small, f"teacher={teacher / 'best'}"]
-    assert distill.main(arguments) == 0
+    arguments = ["--config", "english-distil", *common, *TINY, f"teacher={teacher / 'best'}"]
+    assert distill.main([*arguments, f"output={student}"]) == 0
     given = (f"student.checkpoint={student / 'last'}", f"imitation.teacher={teacher / 'best'}")
     assert finetune("english", tmp_path / "english", *given) == 0
     made = checkpoint.load(tmp_path / "english" / "best")
@@ -233,9 +233,8 @@ def test_the_commands_from_hubert_and_librispeech_run_in_miniature(tmp_path: Pat
     few = ["batch_seconds=8", "hardware.accelerator=cpu", "hardware.precision=32-true"]
     few += ["hardware.workers=0", "hardware.devices=1", "hardware.strategy=auto"]
     few += [f"train=[{SPEECH}]", f"dev=[{SPEECH}]", "validate_every_steps=2"]
-    student = ["student.preset=tiny", "student.reuse=2by2", "student.ffn=48"]
     distilled, english = tmp_path / "distilled", tmp_path / "english"
-    options = [*few, *student, "accumulate_batches=1", "optimisation.epochs=1"]
+    options = [*few, *TINY, "accumulate_batches=1", "optimisation.epochs=1"]
     options += [f"teacher={hubert}", f"output={distilled}"]
     assert distill.main([*commands[0][2:], *options]) == 0
     options = [*few, "optimisation.steps=2", "optimisation.warmup_steps=1", f"output={english}"]
