@@ -179,7 +179,9 @@ def test_ctrl_c_in_the_midst_of_lowering_leaves_nothing(folder: Path, tmp_path: 
             break
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=120)
-    assert process.returncode == cli.INTERRUPTED, out + error
+    # Where the signal comes while a string is being executed, as tracing does with what it writes,
+    # Python (with -m) ends itself by that signal afterwards: for a shell that is 130, too.
+    assert process.returncode in (cli.INTERRUPTED, -signal.SIGINT), out + error
     assert "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
