@@ -23,6 +23,7 @@ class _Elsewhere(NamedTuple):
 
 # Imported by name and only when called: the base install has none of their dependencies.
 _ELSEWHERE = {
+    "teach": _Elsewhere("rdsdk.training.teach", "train", "train a teacher of phones"),
     "finetune": _Elsewhere("rdsdk.training.cli", "train", "train a student on transcripts"),
     "distill": _Elsewhere("rdsdk.training.distill", "train", "distil a teacher into a student"),
     "evaluate": _Elsewhere("rdsdk.evaluation.cli", "train", "error rates of a model"),

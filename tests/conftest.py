@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+if (processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    # `make test` runs several processes side by side; each takes its share of the cores, and so do
+    # the programs that it starts. Before torch is imported, which reads it once.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would every process the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,6 +36,19 @@ collect_ignore_glob = (
 
 # Tests import transformers by themselves, which beside a CPU-only torch needs this first.
 mend_torchaudio()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one group run in one process, so that what they share is made once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
+
+
+def group_of(test: Path) -> str:
+    """A file is a group, but for exports: those share what takes a minute to lower."""
+    if test.parent.name == "mobile_export":
+        return "core ml" if "coreml" in test.name else "executorch"
+    return str(test)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from rdsdk.decoding.decoder import new_decoder
 from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
-from rdsdk.models import checkpoint
+from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.student import Student
 
@@ -74,6 +74,8 @@ def load_transcriber(
                 "artefact (rdsdk export)"
             )
         searched = None if beam == "greedy" else beam
+        if (Path(model) / tdnn.DESCRIPTION).is_file():
+            return _from_tdnn(Path(model), threads, chunk_frames, searched, hotwords)
         return _from_checkpoint(Path(model), threads, chunk_frames, searched, hotwords)
     if chunk_frames is not None:
         raise ConfigError(
@@ -172,6 +174,32 @@ def _from_checkpoint(
     def transcribe(samples: NDArray[np.float32]) -> str:
         heard = heard_log_probs(student, samples, whole=chunk_frames == 0)
         return text_of(heard, vocabulary, beam, hotwords)
+
+    return transcribe
+
+
+def _from_tdnn(
+    folder: Path,
+    threads: int | None,
+    chunk_frames: int | None,
+    beam: BeamSettings | None,
+    hotwords: Sequence[str],
+) -> Transcriber:
+    """By a teacher of phones, which hears a recording as a whole."""
+    if chunk_frames:
+        raise ConfigError(
+            f"{folder} is a teacher that hears whole recordings; leave chunk_frames out"
+        )
+    loaded = tdnn.load(folder)
+    new_decoder(loaded.vocabulary, beam=beam, hotwords=hotwords)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def transcribe(samples: NDArray[np.float32]) -> str:
+        samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
+        with torch.inference_mode():
+            heard = loaded.tdnn(torch.from_numpy(samples)[None]).log_probs[0]
+        return text_of(heard, loaded.vocabulary, beam, hotwords)
 
     return transcribe
 

@@ -185,13 +185,13 @@ def read_weights(folder: Path, description: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged: {error}; copy the checkpoint again") from error
 
 
-def load_weights(student: Student, weights: Mapping[str, Tensor], source: str) -> None:
-    """Put weights into a student, all of them and nothing else.
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Put weights into a module, all of them and nothing else.
 
     Raises:
         CheckpointError: names what is missing, left over or of another shape.
     """
-    expected = student.state_dict()
+    expected = module.state_dict()
     missing = sorted(set(expected) - set(weights))
     unknown = sorted(set(weights) - set(expected))
     misshapen = [
@@ -210,4 +210,4 @@ def load_weights(student: Student, weights: Mapping[str, Tensor], source: str) -
             if names
         ]
         raise CheckpointError(f"{source} does not fit its architecture; " + "; ".join(faults))
-    student.load_state_dict(dict(weights))
+    module.load_state_dict(dict(weights))

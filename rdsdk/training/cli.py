@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rdsdk.data.alignment import said_symbols
-from rdsdk.data.manifest import read_cuts
-from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, DataError
+from rdsdk.errors import ConfigError
+from rdsdk.training.corpus_trigram import corpus_trigram
 from rdsdk.training.finetuning import Finetuning
-from rdsdk.training.frame_keeping import fingerprint
+from rdsdk.training.imitation import first_student, hear_alike
 from rdsdk.training.recipe import FinetuneRecipe, read_recipe
 from rdsdk.training.run import run
-from rdsdk.training.sequence_loss import PhoneTrigram
 from rdsdk.training.student_teacher import copy_front_end
 
 
@@ -28,16 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     """Run a recipe. See ``main`` for what it returns, ``run.run`` for what it raises."""
     vocabulary = recipe.vocabulary()
-    teacher = recipe.imitation.load(vocabulary)
+    teachers = recipe.imitation.load(vocabulary)
+
+    trigram = (
+        corpus_trigram(recipe.train, vocabulary) if recipe.regularisation.sequence_steps else None
+    )
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
-        if teacher is not None and recipe.imitation.copy_extractor:
-            copy_front_end(teacher, student)
-        if recipe.kept_passes and teacher and fingerprint(teacher) != fingerprint(student):
+        if recipe.imitation.copy_extractor:
+            copy_front_end(first_student(teachers), student)
+        if recipe.kept_passes and not all(hear_alike(each, student) for each in teachers):
             raise ConfigError(
-                f"the frames kept are the student's, and imitation.teacher "
-                f"{recipe.imitation.teacher} has another extractor; leave kept_passes out, or "
+                f"the frames kept are the student's, and of imitation.teachers "
+                f"{recipe.imitation.teachers} one has another extractor; leave kept_passes out, or "
                 "start from a student that has the teacher's (rdsdk distill, extractor: frozen)"
             )
         return Finetuning(
@@ -46,9 +47,9 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.optimisation,
             recipe.regularisation,
             recipe.seed,
-            teacher,
+            teachers,
             recipe.imitation,
-            corpus_trigram(recipe, vocabulary) if recipe.regularisation.sequence_steps else None,
+            trigram,
         )
 
     return run(
@@ -63,22 +64,3 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         kept_passes=recipe.kept_passes,
         piece_seconds=recipe.piece_seconds,
     )
-
-
-def corpus_trigram(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> PhoneTrigram:
-    """Which symbol follows which two in what is learnt from, silences counted as blanks.
-
-    Raises:
-        DataError: none of it has an alignment, or a manifest cannot be used.
-    """
-    said = [
-        symbols
-        for cut in read_cuts(recipe.train)
-        if (symbols := said_symbols(cut, vocabulary)) is not None
-    ]
-    if not said:
-        raise DataError(
-            f"regularisation.sequence_steps needs alignments, and none is in "
-            f"{', '.join(recipe.train)}; make such a corpus (rdsdk prepare phones)"
-        )
-    return PhoneTrigram.of(said, len(vocabulary))

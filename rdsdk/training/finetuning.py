@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rdsdk.data.alignment import PADDING
 from rdsdk.data.batches import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, DataError
+from rdsdk.errors import ConfigError
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context
@@ -23,8 +24,15 @@ from rdsdk.models.student import Student
 from rdsdk.training.channel_dropout import drop_channels
 from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.flat_start import straight_alignment
-from rdsdk.training.frame_keeping import fingerprint
-from rdsdk.training.imitation import Imitation, heard_once, imitation_loss, teacher_log_probs
+from rdsdk.training.frame_classification import aligned, classification_loss
+from rdsdk.training.imitation import (
+    Imitated,
+    Imitation,
+    hear_alike,
+    heard_once,
+    imitation_loss,
+    teacher_log_probs,
+)
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
@@ -112,8 +120,8 @@ class Finetuning(L.LightningModule):
 
     ``sequence_steps`` need the ``trigram`` of the corpus's symbols.
 
-    A ``teacher`` with the same symbols adds the divergence from what it says to the loss, as
-    ``imitation`` has it. It is no submodule, as in ``Distillation``.
+    ``teachers`` with the same symbols add the divergence from what they say to the loss, as
+    ``imitation`` has it. They are no submodules, as in ``Distillation``.
 
     Validation logs ``dev/wer``, ``dev/cer``, ``dev/false_words`` (words recognised in recordings
     that have none) and ``dev/score``, their sum, which decides the best checkpoint.
@@ -126,7 +134,7 @@ class Finetuning(L.LightningModule):
         optimisation: Optimisation,
         regularisation: Regularisation,
         seed: int = 0,
-        teacher: Student | None = None,
+        teachers: Sequence[Imitated] = (),
         imitation: Imitation | None = None,
         trigram: PhoneTrigram | None = None,
     ) -> None:
@@ -140,14 +148,12 @@ class Finetuning(L.LightningModule):
         self.regularisation = regularisation
         self.seed = seed
         self.trigram = trigram
-        self._unregistered = (teacher,)
+        self._unregistered = tuple(teachers)
         self.imitation = imitation or Imitation()
         # A teacher's extractor makes the frames of both, where they are the same.
-        self._heard_alike = (
-            teacher is not None
-            and optimisation.freeze_extractor
-            and fingerprint(teacher) == fingerprint(student)
-        )
+        self._heard_alike = [
+            optimisation.freeze_extractor and hear_alike(teacher, student) for teacher in teachers
+        ]
         decay = optimisation.average_decay
         self.average = (
             AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
@@ -173,7 +179,7 @@ class Finetuning(L.LightningModule):
             shard(self.kept, self.device_mesh, whole_after_forward=False)
 
     def on_fit_start(self) -> None:
-        if (teacher := self._unregistered[0]) is not None:
+        for teacher in self._unregistered:
             teacher.to(self.device)
 
     @property
@@ -207,9 +213,11 @@ class Finetuning(L.LightningModule):
             predicted = self.mel_head(self.student.embed(batch.waveforms))
             loss = mel_loss(predicted, batch.waveforms, counts)
         else:
-            teacher = self._unregistered[0]
-            if self._heard_alike and teacher is not None and batch.frames is None:
-                batch = heard_once(teacher, batch)
+            teachers = self._unregistered
+            if True in self._heard_alike and batch.frames is None:
+                alike = teachers[self._heard_alike.index(True)]
+                assert isinstance(alike, Student)
+                batch = heard_once(alike, batch)
             log_probs = self._log_probs(batch, counts, batch_index)
             if self.global_step < aligned_until:
                 loss = self._aligned_loss(log_probs, batch)
@@ -219,8 +227,8 @@ class Finetuning(L.LightningModule):
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
                 loss = self._loss(log_probs, counts, batch)
-            if teacher is not None:
-                said = teacher_log_probs(teacher, batch, self.imitation.whole)
+            if teachers:
+                said = teacher_log_probs(teachers, batch, self.imitation.whole, self._heard_alike)
                 imitation = imitation_loss(log_probs, said, counts)
                 self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
                 loss = loss + self.imitation.weight * imitation
@@ -244,16 +252,16 @@ class Finetuning(L.LightningModule):
 
     def _aligned_loss(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """Mean over the frames that have a target of -log P(target)."""
-        return _classification_loss(log_probs, _aligned(batch))
+        return classification_loss(log_probs, aligned(batch))
 
     def _sequence_loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """What was said against all that could be, and some of the loss above; utterances without
         an alignment are left out."""
         assert self.trigram is not None
-        targets = _aligned(batch)
+        targets = aligned(batch)
         known = (targets[:, 0] != PADDING).cpu()
         sequence = lattice_free_mmi(log_probs[known], counts[known], targets[known], self.trigram)
-        classification = _classification_loss(log_probs, targets)
+        classification = classification_loss(log_probs, targets)
         self.log("train/sequence", sequence.detach(), batch_size=len(batch.ids))
         return sequence + self.regularisation.classification_weight * classification
 
@@ -264,7 +272,7 @@ class Finetuning(L.LightningModule):
         )
         several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
         targets[several.to(targets.device)] = PADDING
-        return _classification_loss(log_probs, targets)
+        return classification_loss(log_probs, targets)
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """Sum over the batch of -log P(text), over the number of frames: even across lengths."""
@@ -344,18 +352,3 @@ class Finetuning(L.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-
-def _aligned(batch: Batch) -> Tensor:
-    if batch.frame_targets is None:
-        raise DataError(
-            "aligned_start_steps and sequence_steps need utterances with an alignment, and none of "
-            f"the batch has one: {', '.join(batch.ids)}; make such a corpus (rdsdk prepare phones)"
-        )
-    return batch.frame_targets
-
-
-def _classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """-log P(target), mean over the frames that have one; 0 for a batch in which none has."""
-    total = F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING, reduction="sum")
-    return total / (targets != PADDING).sum().clamp(min=1)

@@ -1,15 +1,19 @@
-"""A recogniser also learns what its teacher would have written, frame by frame.
+"""A recogniser also learns what its teachers would have written, frame by frame.
 
 Knowledge distillation of outputs (Hinton et al., arXiv 1503.02531) beside the other losses: the
-teacher, of the same vocabulary, hears all frames, the student the masked ones in the context of the
-batch.
+teachers, of the same vocabulary, hear all frames, the student the masked ones in the context of the
+batch. Several teachers say together what their log_probs are on average (section 3 there, an
+ensemble): two that hear in different ways make different mistakes.
 
 Shapes: B batch, T frames, V symbols.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +21,15 @@ from torch import Tensor
 from rdsdk.data.batch import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
-from rdsdk.models import checkpoint
+from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.student import Student
+from rdsdk.models.tdnn import Tdnn
+from rdsdk.training.frame_keeping import fingerprint
 from rdsdk.training.losses import real_frames
 from rdsdk.training.steps import log_probs_of
+
+Imitated = Student | Tdnn
+"""Who may be imitated: whoever says log_probs of each frame."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +37,17 @@ class Imitation:
     """Whose log_probs are imitated, and how much that counts.
 
     Args:
-        teacher: a checkpoint folder with the same vocabulary; None imitates nobody.
+        teachers: folders with the same vocabulary, of students (``rdsdk finetune``) or of Tdnns
+            (``rdsdk teach``); none imitates nobody.
         weight: of the imitation beside the other losses; all are means over frames.
-        whole: a teacher that streams hears each recording as a whole, instead of in its own
+        whole: teachers that stream hear each recording as a whole, instead of in their own
             context.
-        copy_extractor: the student begins with its teacher's convolutional front end. With
-            ``optimisation.freeze_extractor`` both then hear the same frames, made once.
+        copy_extractor: the student begins with the convolutional front end of its first teacher
+            that is a student. With ``optimisation.freeze_extractor`` both then hear the same
+            frames, made once.
     """
 
-    teacher: str | None = None
+    teachers: tuple[str, ...] = ()
     weight: float = 0.5
     whole: bool = False
     copy_extractor: bool = False
@@ -45,31 +56,60 @@ class Imitation:
         if not self.weight > 0:
             raise ConfigError(
                 f"imitation.weight must be positive, got {self.weight}; to imitate nobody leave "
-                "imitation.teacher out"
+                "imitation.teachers out"
             )
-        if self.teacher is None and (self.whole or self.copy_extractor):
+        if not self.teachers and (self.whole or self.copy_extractor):
             raise ConfigError(
-                "imitation.whole and imitation.copy_extractor need an imitation.teacher; name one, "
+                "imitation.whole and imitation.copy_extractor need imitation.teachers; name some, "
                 "or leave them out"
             )
 
-    def load(self, vocabulary: Vocabulary) -> Student | None:
-        """The frozen teacher.
+    def load(self, vocabulary: Vocabulary) -> tuple[Imitated, ...]:
+        """The frozen teachers.
 
         Raises:
-            CheckpointError: the folder holds no whole checkpoint.
-            ConfigError: the teacher writes other symbols.
+            CheckpointError: a folder holds no whole checkpoint.
+            ConfigError: a teacher writes other symbols.
         """
-        if self.teacher is None:
-            return None
-        loaded = checkpoint.load(self.teacher)
+        return tuple(_load(Path(folder), vocabulary) for folder in self.teachers)
+
+
+def _load(folder: Path, vocabulary: Vocabulary) -> Imitated:
+    teacher: Imitated
+    if (folder / tdnn.DESCRIPTION).is_file():
+        known = tdnn.load(folder)
+        teacher = known.tdnn
+        theirs: tuple[str, ...] | None = known.vocabulary.symbols
+    else:
+        loaded = checkpoint.load(folder)
+        teacher = loaded.student
         theirs = None if loaded.vocabulary is None else loaded.vocabulary.symbols
-        if theirs != vocabulary.symbols:
-            raise ConfigError(
-                f"imitation.teacher {self.teacher} writes {theirs}, the student "
-                f"{vocabulary.symbols}; both must write the same symbols"
-            )
-        return loaded.student.requires_grad_(False).eval()
+    if theirs != vocabulary.symbols:
+        raise ConfigError(
+            f"of imitation.teachers, {folder} writes {theirs}, the student {vocabulary.symbols}; "
+            "both must write the same symbols"
+        )
+    return teacher.requires_grad_(False).eval()
+
+
+def first_student(teachers: Sequence[Imitated]) -> Student:
+    """The first teacher with an extractor that a student can take over.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for teacher in teachers:
+        if isinstance(teacher, Student):
+            return teacher
+    raise ConfigError(
+        "imitation.copy_extractor needs a student among imitation.teachers, whose front end can "
+        "be taken; a Tdnn has none"
+    )
+
+
+def hear_alike(teacher: Imitated, student: Student) -> bool:
+    """Whether the student's extractor is the teacher's, with the same weights."""
+    return isinstance(teacher, Student) and fingerprint(teacher) == fingerprint(student)
 
 
 def imitation_loss(student: Tensor, teacher: Tensor, frame_counts: Tensor) -> Tensor:
@@ -87,10 +127,28 @@ def imitation_loss(student: Tensor, teacher: Tensor, frame_counts: Tensor) -> Te
 
 
 @torch.no_grad()
-def teacher_log_probs(teacher: Student, batch: Batch, whole: bool = False) -> Tensor:
-    """What the teacher says of unmasked recordings, in its own context or hearing each as a whole:
-    (B, T, V). Frames in the batch are those of its extractor, too."""
-    return log_probs_of(teacher, batch, context="full" if whole else "configured")
+def teacher_log_probs(
+    teachers: Sequence[Imitated], batch: Batch, whole: bool = False, alike: Sequence[bool] = ()
+) -> Tensor:
+    """What teachers together say of unmasked recordings: (B, T, V), normalised.
+
+    Args:
+        whole: those that stream hear each recording as a whole, not in their own context.
+        alike: which of them may hear the batch's frames in place of its sound; all, if empty.
+    """
+    context: Literal["full", "configured"] = "full" if whole else "configured"
+    said = []
+    for index, teacher in enumerate(teachers):
+        if isinstance(teacher, Tdnn):
+            said.append(teacher(batch.waveforms, sample_counts=batch.sample_counts).log_probs)
+            continue
+        takes_frames = not alike or alike[index]
+        heard = batch if takes_frames else replace(batch, frames=None)
+        said.append(log_probs_of(teacher, heard, context=context))
+    if len(said) == 1:
+        return said[0]
+    together = torch.stack([each.float() for each in said]).mean(dim=0)
+    return together.log_softmax(dim=-1)
 
 
 @torch.no_grad()

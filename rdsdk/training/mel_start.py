@@ -9,42 +9,23 @@ Shapes: B batch, S samples, T frames, M mel bands.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE
-from rdsdk.training.transformers_import import import_transformers
+from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from rdsdk.models.log_mel import mel_filters, mel_power
 
 MEL_BANDS = 64
-_FFT = 512
+_HERTZ = (60.0, 7600.0)
 _FLOOR = 1e-8
 """Added to each band's power: about the noise of a quiet 16-bit recording."""
-
-
-@lru_cache(maxsize=1)
-def _filters() -> Tensor:
-    import_transformers()  # first, because it is what makes the rest of transformers loadable
-    from transformers.audio_utils import mel_filter_bank
-
-    bank = mel_filter_bank(
-        num_frequency_bins=_FFT // 2 + 1,
-        num_mel_filters=MEL_BANDS,
-        min_frequency=60.0,
-        max_frequency=7600.0,
-        sampling_rate=SAMPLE_RATE,
-        mel_scale="htk",
-    )
-    return torch.from_numpy(bank).float()
 
 
 def log_mel(waveforms: Tensor) -> Tensor:
     """(B, S) -> (B, T, M): natural log of mel power in each frame's 400 samples, about -18 to 8."""
     window = torch.hann_window(RECEPTIVE_FIELD_SAMPLES, device=waveforms.device)
     frames = waveforms.float().unfold(1, RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES) * window
-    power = torch.fft.rfft(frames, _FFT).abs().square()
-    return torch.log(power @ _filters().to(waveforms.device) + _FLOOR)
+    return torch.log(mel_power(frames, mel_filters(MEL_BANDS, *_HERTZ)) + _FLOOR)
 
 
 def mel_loss(predicted: Tensor, waveforms: Tensor, frame_counts: Tensor) -> Tensor:

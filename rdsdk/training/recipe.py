@@ -100,7 +100,7 @@ class FinetuneRecipe(RunRecipe):
             where there are only a few.
         lexicon: closes the vocabulary to these words.
         optimisation, regularisation: how it learns.
-        imitation: a teacher whose log_probs it learns from besides.
+        imitation: teachers whose log_probs it learns from besides.
         kept_passes: the frozen extractor's frames of so many augmented passes over train are made
             first and kept in the run's folder, some 26 KB a second and pass at 256 channels in
             bfloat16; epochs take them in turn. 0 hears the sound each time.

@@ -20,10 +20,10 @@ from rdsdk.data.pronunciations import pocketsphinx_dictionary, pronounced, read_
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
-from rdsdk.models import checkpoint
+from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.config import Context, preset
 from rdsdk.models.student import Student
-from rdsdk.training import cli, distill, realignment
+from rdsdk.training import cli, distill, realignment, teach
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.recipe import read_recipe
 
@@ -38,7 +38,7 @@ def test_each_stage_starts_from_what_the_one_before_leaves() -> None:
     distilled = read_command(["--config", "english-distil"]).recipe
     english = read_recipe(["--config", "english"])[0]
     assert teacher.student.checkpoint == f"{aligned.output}/last"
-    assert distilled.teacher == english.imitation.teacher == f"{teacher.output}/best"
+    assert distilled.teacher == english.imitation.teachers[0] == f"{teacher.output}/best"
     assert english.student.checkpoint == f"{distilled.output}/last"
     assert aligned.lexicon == teacher.lexicon == english.lexicon == list(PHONES)
     assert aligned.regularisation.aligned_start_steps >= aligned.optimisation.steps
@@ -94,7 +94,7 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert "noises" in wide.train[1]
     small = read_recipe(["--config", "english-mini-small"])[0]
     assert small.student.checkpoint == wide.student.checkpoint
-    assert small.imitation.teacher == f"{wide.output}/last"
+    assert small.imitation.teachers == (f"{wide.output}/last",)
     assert small.optimisation.freeze_extractor == small.imitation.copy_extractor
     assert small.regularisation.sequence_steps == small.optimisation.steps
     assert (small.train, small.augmentation) == (wide.train, wide.augmentation)
@@ -107,6 +107,11 @@ def test_the_small_chain_fits_each_other_too() -> None:
         for config in (replace(plain, ffn=small.student.ffn), teacher_config)
     ]
     assert 0.32 < sizes[0] / sizes[1] < 1 / 3
+    other = teach.read_recipe(["--config", "english-tdnn"])[0]
+    taught = read_recipe(["--config", "english-mini-taught"])[0]
+    assert taught.student.checkpoint == f"{small.output}/last"
+    assert taught.imitation.teachers == (f"{wide.output}/last", f"{other.output}/last")
+    assert (other.lexicon, other.train, other.dev) == (small.lexicon, small.train, small.dev)
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -171,21 +176,32 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "masked" / "best").student.config == grown
     soundfile.write(tmp_path / "hum.wav", np.sin(np.arange(20_000) / 40) / 9, 16_000)
     assert noise.main([str(tmp_path), "--pattern", "*.wav", "--out", str(tmp_path / "noises")]) == 0
-    heard = f"train=[{corpus / 'train-realigned.jsonl'}, {tmp_path / 'noises' / 'noises.jsonl'}]"
+    noises = tmp_path / "noises" / "noises.jsonl"
+    heard_from = f"train=[{corpus / 'train-realigned.jsonl'}, {noises}]"
     width = 2 * grown.width
-    wide = ["--config", "english-mini-wide", *whole[2:-2], "piece_seconds=2", heard]
+    wide = ["--config", "english-mini-wide", *whole[2:-2], "piece_seconds=2", heard_from]
     wide += [f"student.checkpoint={tmp_path / 'masked' / 'last'}", f"output={tmp_path / 'wide'}"]
     assert cli.main([*wide, f"student.width={width}"]) == 0
     widest = checkpoint.load(tmp_path / "wide" / "best").student.config
     assert widest == replace(grown, width=width, position_groups=2 * grown.position_groups)
     small = ["--config", "english-mini-small", *wide[2:-1], "student.ffn=40"]
-    small += [f"imitation.teacher={tmp_path / 'wide' / 'last'}", f"output={tmp_path / 'small'}"]
+    small += [f"imitation.teachers=[{tmp_path / 'wide' / 'last'}]", f"output={tmp_path / 'small'}"]
     assert cli.main(small) == 0
     learnt = checkpoint.load(tmp_path / "small" / "last").student
     assert learnt.config == replace(grown, ffn=40)
     heard = checkpoint.load(tmp_path / "wide" / "last").student.extractor.state_dict()
     ours = learnt.extractor.state_dict()
     assert all(torch.equal(ours[name], heard[name]) for name in heard)
+    other = ["--config", "english-tdnn", *few, *manifests["-realigned"], heard_from, *warm]
+    other += ["augmentation.noise=null", "augmentation.noise_probability=0", "piece_seconds=2"]
+    other += ["tdnn.width=32", "tdnn.bottleneck=16", "tdnn.reaches=[1,2]"]
+    assert teach.main([*other, f"output={tmp_path / 'tdnn'}"]) == 0
+    assert tdnn.load(tmp_path / "tdnn" / "last").provenance["language"] == "en"
+    teachers = f"{tmp_path / 'wide' / 'last'},{tmp_path / 'tdnn' / 'last'}"
+    taught = ["--config", "english-mini-taught", *wide[2:-1], f"imitation.teachers=[{teachers}]"]
+    taught += [f"student.checkpoint={tmp_path / 'small' / 'last'}", f"output={tmp_path / 'taught'}"]
+    assert cli.main(taught) == 0
+    assert checkpoint.load(tmp_path / "taught" / "last").student.config == learnt.config
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
@@ -205,7 +221,7 @@ def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
     assert finetune("english-teacher", teacher, *start) == 0
     arguments = ["--config", "english-distil", *common, *TINY, f"teacher={teacher / 'best'}"]
     assert distill.main([*arguments, f"output={student}"]) == 0
-    given = (f"student.checkpoint={student / 'last'}", f"imitation.teacher={teacher / 'best'}")
+    given = (f"student.checkpoint={student / 'last'}", f"imitation.teachers=[{teacher / 'best'}]")
     assert finetune("english", tmp_path / "english", *given) == 0
     made = checkpoint.load(tmp_path / "english" / "best")
     assert made.student.config.context is not None

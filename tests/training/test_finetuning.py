@@ -139,7 +139,7 @@ def test_an_aligned_start_without_alignments_says_what_is_missing(
     recipe.write_text(recipe.read_text().replace(str(corpus[0]), str(plain)))
     with pytest.raises(DataError, match="need utterances with an alignment"):
         main(["--config", str(recipe), "--regularisation.aligned_start_steps", "4"])
-    with pytest.raises(DataError, match="sequence_steps needs alignments"):
+    with pytest.raises(DataError, match="a sequence loss needs alignments"):
         main(["--config", str(recipe), "--regularisation.sequence_steps", "4"])
 
 

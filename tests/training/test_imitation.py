@@ -69,7 +69,7 @@ def last_imitation(run: Path) -> float:
 def test_a_run_comes_to_say_what_its_teacher_says(recipe: Path, tmp_path: Path) -> None:
     folder = saved_teacher(tmp_path / "teacher")
     common = ["--config", str(recipe), "optimisation.steps=40", "optimisation.learning_rate=4e-3"]
-    common += [f"imitation.teacher={folder}", "validate_every_steps=40"]
+    common += [f"imitation.teachers=[{folder}]", "validate_every_steps=40"]
     said = {}
     for weight in ("20", "0.0001"):
         run = tmp_path / weight
@@ -84,7 +84,7 @@ def test_a_teacher_of_other_symbols_is_refused(recipe: Path, tmp_path: Path) -> 
         tmp_path / "other", checkpoint.Checkpoint(student, Vocabulary.words(["NO", "YES"]))
     )
     with pytest.raises(ConfigError, match="the same symbols"):
-        main(["--config", str(recipe), f"imitation.teacher={other}"])
+        main(["--config", str(recipe), f"imitation.teachers=[{other}]"])
 
 
 def sound() -> Batch:
@@ -103,10 +103,10 @@ def test_a_teacher_that_streams_may_hear_the_whole() -> None:
     said = {}
     for whole, context in ((False, "configured"), (True, "full")):
         expected, _ = teacher(batch.waveforms, sample_counts=batch.sample_counts, context=context)
-        said[whole] = teacher_log_probs(teacher, batch, whole)
+        said[whole] = teacher_log_probs([teacher], batch, whole)
         torch.testing.assert_close(said[whole], expected.log_probs)
         # The same of frames that its extractor made before.
-        again = teacher_log_probs(teacher, heard_once(teacher, batch), whole)
+        again = teacher_log_probs([teacher], heard_once(teacher, batch), whole)
         torch.testing.assert_close(again, expected.log_probs)
     assert (said[True] - said[False]).abs().max() > 1e-3
 
@@ -121,7 +121,7 @@ def test_a_narrowed_student_learns_from_the_one_that_it_shares_its_ears_with(
     begins = checkpoint.save(tmp_path / "student", begun)
     command = ["--config", str(recipe), "optimisation.freeze_extractor=true", "student.ffn=40"]
     command += ["student.preset=null", f"student.checkpoint={begins}", "imitation.whole=true"]
-    command += [f"imitation.teacher={folder}", "optimisation.steps=2", "validate_every_steps=2"]
+    command += [f"imitation.teachers=[{folder}]", "optimisation.steps=2", "validate_every_steps=2"]
     heard = []
 
     def counted(extractor: Extractor, waveform: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def test_a_narrowed_student_learns_from_the_one_that_it_shares_its_ears_with(
 
 def test_what_needs_a_teacher_is_refused_without_one() -> None:
     for setting in ("whole", "copy_extractor"):
-        with pytest.raises(ConfigError, match=r"imitation\.teacher"):
+        with pytest.raises(ConfigError, match=r"imitation\.teachers"):
             Imitation(**{setting: True})
 
 

@@ -170,11 +170,11 @@ def test_a_teacher_hears_kept_frames_only_with_the_same_extractor(
         checkpoint.save(tmp_path / name, checkpoint.Checkpoint(teacher, Vocabulary.characters()))
     command = [*begun, "kept_passes=1"]
     with pytest.raises(ConfigError, match="has another extractor"):
-        main([*command, f"imitation.teacher={tmp_path / 'other'}"])
+        main([*command, f"imitation.teachers=[{tmp_path / 'other'}]"])
     runs = {}
     for name, options in {"heard": [], "kept": ["kept_passes=2"]}.items():
         runs[name] = tmp_path / f"run-{name}"
-        teacher_is = f"imitation.teacher={tmp_path / 'alike'}"
+        teacher_is = f"imitation.teachers=[{tmp_path / 'alike'}]"
         assert main([*begun, *options, teacher_is, f"output={runs[name]}"]) == 0
     assert furthest(weights(runs["heard"]), weights(runs["kept"])) < 1e-4
 

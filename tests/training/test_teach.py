@@ -1,0 +1,198 @@
+"""Runs of ``rdsdk teach``, and a student that imitates what it made beside another."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from run_process import finish, start
+from safetensors.torch import load_file
+
+from rdsdk import cli
+from rdsdk.data.batch import Batch
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
+from rdsdk.evaluation.transcribers import load_transcriber
+from rdsdk.models import checkpoint, tdnn
+from rdsdk.models.config import preset
+from rdsdk.models.student import Student
+from rdsdk.models.tdnn import Tdnn, TdnnCheckpoint, TdnnConfig
+from rdsdk.training.cli import main as finetune
+from rdsdk.training.imitation import Imitation, first_student, hear_alike, teacher_log_probs
+from rdsdk.training.teach import main
+
+TINY = {
+    "width": 32,
+    "bottleneck": 16,
+    "fast_layers": 1,
+    "reaches": [1, 1],
+    "heads": 2,
+    "dropout": 0.0,
+}
+LETTERS = ["A", "B", "C"]
+
+
+def spelt(manifest: Path, folder: Path) -> str:
+    """The melodies with their letters as words, which is how phones are written."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        row["audio"], row["text"] = str(manifest.parent / row["audio"]), " ".join(row["text"])
+    path = folder / manifest.name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def lesson(corpus: tuple[Path, Path], tmp_path: Path) -> Path:
+    train, dev = (spelt(manifest, tmp_path) for manifest in corpus)
+    file = tmp_path / "lesson.yaml"
+    content = {
+        **{"train": [train], "dev": [dev], "output": str(tmp_path / "run"), "lexicon": LETTERS},
+        **{"tdnn": {**TINY, "mel_bands": 20}, "piece_seconds": None, "batch_seconds": 8},
+        **{"validate_every_steps": 4, "save_every_steps": 2, "licence": "CC0"},
+        "optimisation": {"steps": 8, "warmup_steps": 2, "held_steps": 2, "average_decay": 0.5},
+        "regularisation": {"start_steps": 4, "band_mask_width": 4},
+        "augmentation": {"gain_probability": 0.5, "speed_probability": 0.5},
+        "hardware": {"accelerator": "cpu", "devices": 1, "workers": 0},
+        "training_data": ["melodies"],
+    }
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_teacher_learns_its_phones_and_keeps_its_best(
+    lesson: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = ["optimisation.steps=160", "optimisation.learning_rate=4e-3"]
+    longer += ["optimisation.average_decay=0.9", "optimisation.held_steps=40"]
+    assert main(["--config", str(lesson), *longer, "validate_every_steps=40"]) == 0
+    run = tmp_path / "run"
+    dev = [json.loads(line) for line in (run / "dev.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in dev] == [40, 80, 120, 160]
+    assert dev[-1]["dev/loss"] < dev[0]["dev/loss"]
+    assert dev[-1]["dev/wer"] < 0.3
+    best = tdnn.load(run / "best")
+    kept = best.provenance["dev"]
+    assert isinstance(kept, dict)
+    assert kept["dev/loss"] == min(row["dev/loss"] for row in dev)
+    assert best.provenance["training_data"] == ["melodies"]
+    assert best.vocabulary == Vocabulary.words(LETTERS)
+    assert not (run / "resume.ckpt").exists()
+    # It is a model like others to whoever measures it.
+    manifest = yaml.safe_load(lesson.read_text())["dev"][0]
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run / "best"), manifest, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"]
+    assert found["wer"] < 0.3
+    with pytest.raises(ConfigError, match="hears whole recordings"):
+        load_transcriber(str(run / "best"), chunk_frames=16)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(lesson: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert finish("teach", "--config", str(lesson), f"output={whole}")[0] == 0
+    assert interrupted(lesson, parts) == 3
+    code, said = finish("teach", "--config", str(lesson), f"output={parts}", "--resume")
+    assert code == 0, said
+    one, other = (load_file(each / "last" / checkpoint.WEIGHTS) for each in (whole, parts))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def interrupted(lesson: Path, output: Path) -> int:
+    """The exit code of a run that is asked to end as by Ctrl-C, when its resume file is there."""
+    process = start("teach", "--config", str(lesson), f"output={output}", "save_every_steps=1")
+    deadline = time.monotonic() + 120
+    while not (output / "resume.ckpt").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("lexicon=[]", "needs a lexicon"),
+        ("hardware.strategy=fsdp", "auto or ddp"),
+        ("hardware.compile=true", "not compiled"),
+        ("tdnn.width=33", "multiple of twice"),
+        ("tdnn.depth=3", "depth"),
+        ("optimisation.steps=0", "steps >= 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(lesson: Path, option: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        main(["--config", str(lesson), option])
+
+
+def made_tdnn(seed: int = 0) -> Tdnn:
+    torch.manual_seed(seed)
+    return Tdnn(TdnnConfig(32, 16, 1, (1, 1), 2, 20), symbols=4).eval()
+
+
+def made_student(seed: int = 0) -> Student:
+    torch.manual_seed(seed)
+    return Student(preset("tiny"), symbols=4).eval()
+
+
+def sound() -> Batch:
+    torch.manual_seed(3)
+    waveforms = 0.1 * torch.randn(2, 16_080)
+    waveforms[1, 9_680:] = 0.0
+    nothing = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    return Batch(waveforms, torch.tensor([16_080, 9_680]), *nothing, ["a", "b"], ["", ""])
+
+
+def test_teachers_together_say_their_mean() -> None:
+    batch, student, other = sound(), made_student(), made_tdnn()
+    heard, _ = student(batch.waveforms, sample_counts=batch.sample_counts)
+    seen = other(batch.waveforms, sample_counts=batch.sample_counts)
+    assert heard.log_probs is not None
+    product = (heard.log_probs.exp() * seen.log_probs.exp()).sqrt()
+    expected = product / product.sum(-1, keepdim=True)
+    said = teacher_log_probs([student, other], batch)
+    torch.testing.assert_close(said.exp(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(teacher_log_probs([other], batch), seen.log_probs)
+    assert (said - seen.log_probs).abs().max() > 0.01
+
+
+def test_whose_front_end_is_taken() -> None:
+    student, other = made_student(), made_tdnn()
+    assert first_student([other, student]) is student
+    assert hear_alike(student, made_student())
+    assert not hear_alike(student, made_student(seed=1))
+    assert not hear_alike(other, student)
+    with pytest.raises(ConfigError, match="a Tdnn has none"):
+        first_student([other])
+
+
+def test_a_student_learns_from_both_kinds(lesson: Path, tmp_path: Path) -> None:
+    vocabulary = Vocabulary.words(LETTERS)
+    both = [str(tmp_path / "student"), str(tmp_path / "tdnn")]
+    checkpoint.save(both[0], checkpoint.Checkpoint(made_student(), vocabulary, {}))
+    tdnn.save(both[1], TdnnCheckpoint(made_tdnn(), vocabulary, {}))
+    loaded = Imitation(tuple(both)).load(vocabulary)
+    assert [type(each) for each in loaded] == [Student, Tdnn]
+    assert not any(weight.requires_grad for each in loaded for weight in each.parameters())
+    plain = yaml.safe_load(lesson.read_text())
+    for name in ("tdnn", "regularisation", "optimisation"):
+        del plain[name]
+    recipe = tmp_path / "student.yaml"
+    recipe.write_text(yaml.safe_dump({**plain, "units": "words", "student": {"preset": "tiny"}}))
+    options = [f"imitation.teachers=[{','.join(both)}]", "imitation.copy_extractor=true"]
+    options += ["optimisation.freeze_extractor=true", "optimisation.steps=3"]
+    options += ["optimisation.warmup_steps=1", "regularisation.sequence_steps=3"]
+    run = tmp_path / "learnt"
+    assert finetune(["--config", str(recipe), *options, f"output={run}"]) == 0
+    ours = checkpoint.load(run / "last").student.extractor.state_dict()
+    theirs = made_student().extractor.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(ConfigError, match="the same symbols"):
+        Imitation((both[1],)).load(Vocabulary.words(["A", "B"]))
