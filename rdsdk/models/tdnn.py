@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.models.checkpoint import WEIGHTS, described, load_weights, read_weights, write_whole
-from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.extractor import frame_count
-from rdsdk.models.log_mel import mel_filters, mel_power
+from rdsdk.models.log_mel import FFT_SAMPLES, mel_filters, mel_power
 
 FORMAT = "rdsdk-tdnn"
 VERSION = 1
@@ -37,6 +37,8 @@ DESCRIPTION = "tdnn.json"
 _FIELDS = {"format", "version", "architecture", "vocabulary", "provenance"}
 _COLUMNS = 2
 """Of energies a frame: one each 10 ms."""
+_PAIR = 2
+"""Frames that the slow layers take as one."""
 _FLOOR = 1e-6
 _HERTZ = (40.0, 7600.0)
 _DEVIATION = 3.0  # of log energies around their mean, about
@@ -194,8 +196,8 @@ class Tdnn(nn.Module):
             NearAttention(width, config.heads, config.dropout) for _ in self.attention_after
         )
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, _COLUMNS * symbols)
-        self.frame_out = nn.Linear(width, _COLUMNS * symbols)
+        self.out = nn.Linear(width, _PAIR * symbols)
+        self.frame_out = nn.Linear(width, _PAIR * symbols)
 
     def energies(self, waveform: Tensor, frame_counts: Tensor) -> Tensor:
         """waveform (B, S) -> (B, T, 2, M) log-mel energies less the recording's mean of each; zeros
@@ -203,7 +205,7 @@ class Tdnn(nn.Module):
         frames = frame_count(waveform.shape[1])
         hop = HOP_SAMPLES // _COLUMNS
         # Centred in the transform's window as usual, which begins with the frame.
-        before = (512 - RECEPTIVE_FIELD_SAMPLES) // 2
+        before = (FFT_SAMPLES - RECEPTIVE_FIELD_SAMPLES) // 2
         length = (frames * _COLUMNS - 1) * hop + before + RECEPTIVE_FIELD_SAMPLES
         padded = F.pad(waveform.float(), (0, max(0, length - waveform.shape[1])))[:, before:length]
         window = torch.hann_window(RECEPTIVE_FIELD_SAMPLES, device=waveform.device)
@@ -211,9 +213,7 @@ class Tdnn(nn.Module):
         power = mel_power(windows, mel_filters(self.config.mel_bands, *_HERTZ))
         energies = torch.log(power + _FLOOR).unflatten(1, (frames, _COLUMNS))
         real = _real(frame_counts, frames)[..., None, None]
-        mean = (energies * real).sum(1, keepdim=True) / frame_counts.clamp(min=1)[
-            :, None, None, None
-        ]
+        mean = (energies * real).sum(1, keepdim=True) / frame_counts.clamp(min=1).view(-1, 1, 1, 1)
         return (energies - mean) * real / _DEVIATION
 
     def forward(
@@ -238,22 +238,24 @@ class Tdnn(nn.Module):
         else:
             real = torch.arange(waveform.shape[1], device=waveform.device)
             waveform = waveform * (real < sample_counts[:, None].to(waveform.device))
-            frame_counts = (sample_counts.to(waveform.device) - 80) // HOP_SAMPLES
-        with torch.no_grad():
+            counts = sample_counts.to(waveform.device) - OVERLAP_SAMPLES
+            frame_counts = counts.clamp(min=0) // HOP_SAMPLES
+        # Powers differ by more than bfloat16 can tell.
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
             x = self.energies(waveform, frame_counts)
             if frame_mask is not None:
                 x = x.masked_fill(frame_mask[..., None, None], 0.0)
             if band_mask is not None:
                 x = x.masked_fill(band_mask[:, None, None], 0.0)
-        x = F.pad(x.flatten(2), (0, 0, 0, frames % 2)).to(self.heard.weight.dtype)
+        x = F.pad(x.flatten(2), (0, 0, 0, frames % _PAIR)).to(self.heard.weight.dtype)
         real_bt1 = _real(frame_counts, x.shape[1])[..., None]
         x = self.heard_norm(F.relu(self.heard(_neighbours(x))))
         for layer in self.fast:
             x = layer(x, real_bt1)
         x = x * real_bt1
-        earlier = _shifted(x, 1)[:, ::2]
+        earlier = _shifted(x, 1)[:, ::_PAIR]
         x = F.relu(self.paired(torch.cat([earlier, x[:, ::2], x[:, 1::2]], dim=-1)))
-        real_bu = _real((frame_counts + 1) // _COLUMNS, x.shape[1])
+        real_bu = _real((frame_counts + 1) // _PAIR, x.shape[1])
         for index, layer in enumerate(self.layers):
             x = layer(x, real_bu[..., None])
             if index in self.attention_after:
@@ -262,7 +264,7 @@ class Tdnn(nn.Module):
         return TdnnOutput(self._said(self.out, x, frames), self._said(self.frame_out, x, frames))
 
     def _said(self, head: nn.Module, x_bud: Tensor, frames: int) -> Tensor:
-        said = head(x_bud).unflatten(-1, (_COLUMNS, self.symbols)).flatten(1, 2)
+        said = head(x_bud).unflatten(-1, (_PAIR, self.symbols)).flatten(1, 2)
         return F.log_softmax(said[:, :frames].float(), dim=-1)
 
     def parameter_count(self) -> int:
