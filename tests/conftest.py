@@ -38,6 +38,7 @@ collect_ignore_glob = (
 mend_torchaudio()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one group run in one process, so that what they share is made once."""
     for item in items:

@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         stats = make_corpus(Plan(**options), console)
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     table = Table("kind", "text", "clips", "hours", "seconds", "level dBFS", "narrow")
     for kind, s in stats["kinds"].items():

@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.folder, options.pattern, options.out, options.longest_seconds, about
         )
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     if made.cut:
         told = f"warning: {len(made.cut)} there in part only; the first: {made.cut[0]}"

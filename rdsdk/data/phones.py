@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 console.print(f"{name}: {count} recordings")
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     return 0
 

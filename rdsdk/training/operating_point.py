@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console().print(table(points))
         chosen = choose(points, options.most_false)
     except RdsdkError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         return 2
     checkpoint.save(options.output, biased(source, chosen.blank_bias))
     print(f"{options.output}: blank bias {chosen.blank_bias:+g}")
