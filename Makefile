@@ -10,7 +10,7 @@ demo: $(READY)
 	@$(BIN)/python -m demo_app.recordings
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadgroup
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -38,20 +38,6 @@ collect_ignore_glob = (
 mend_torchaudio()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one group run in one process, so that what they share is made once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
-
-
-def group_of(test: Path) -> str:
-    """A file is a group, but for exports: those share what takes a minute to lower."""
-    if test.parent.name == "mobile_export":
-        return "core ml" if "coreml" in test.name else "executorch"
-    return str(test)
-
-
 @pytest.fixture(scope="session")
 def artefacts(request: pytest.FixtureRequest) -> Path:
     """Kept between sessions, because lowering takes seconds; changed sources start a new folder."""
