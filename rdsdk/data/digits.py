@@ -37,6 +37,7 @@ from rdsdk.data.digit_sources import (
     synthesise,
 )
 from rdsdk.data.synthetic_voices import require_programs
+from rdsdk.data.telling import tell_error
 from rdsdk.data.word_clips import DIGITS
 from rdsdk.errors import ConfigError, RdsdkError
 
@@ -313,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         stats = make_corpus(Plan(**options), console)
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        tell_error(error)
         return 2
     table = Table("kind", "text", "clips", "hours", "seconds", "level dBFS", "narrow")
     for kind, s in stats["kinds"].items():

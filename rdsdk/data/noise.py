@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from rdsdk.data.acoustics import SAMPLE_RATE
+from rdsdk.data.telling import tell_error
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 
 Waveform = NDArray[np.float32]
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.folder, options.pattern, options.out, options.longest_seconds, about
         )
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        tell_error(error)
         return 2
     if made.cut:
         told = f"warning: {len(made.cut)} there in part only; the first: {made.cut[0]}"

@@ -23,6 +23,7 @@ from rich.progress import Progress
 from rdsdk.data.digit_sources import align, read_rows
 from rdsdk.data.letter_to_sound import sounded
 from rdsdk.data.pronunciations import read_pronunciations
+from rdsdk.data.telling import tell_error
 from rdsdk.data.word_clips import SAMPLE_RATE, Words, pronunciations, read_mono
 from rdsdk.errors import DataError, RdsdkError
 
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 console.print(f"{name}: {count} recordings")
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        tell_error(error)
         return 2
     return 0
 

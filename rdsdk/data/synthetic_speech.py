@@ -24,6 +24,7 @@ from rdsdk.data.digit_sources import GENERATED
 from rdsdk.data.growing_rows import rows_so_far
 from rdsdk.data.ngram import sentences
 from rdsdk.data.synthetic_voices import PROGRAMS, Voice, draw_voice, require_programs, speak
+from rdsdk.data.telling import tell_error
 from rdsdk.data.word_clips import SAMPLE_RATE
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress,
             )
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        tell_error(error)
         return 2
     console.print(f"{options.out / MANIFEST}: {count} recordings, {seconds / 3600:.2f} hours")
     return 0

@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rdsdk.data.manifest import read_cuts, transcript
+from rdsdk.data.telling import tell_error
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.arguments import add_search_arguments, search
 from rdsdk.decoding.settings import BeamSettings
@@ -123,11 +124,10 @@ def rebiased(source: Checkpoint, prior: Tensor, share: float) -> Checkpoint:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tune, tell, write; 0 when done, 2 when something was wrong."""
     options = parser().parse_args(arguments)
-    errors = Console(stderr=True, soft_wrap=True)
     try:
         _tune(options)
     except RdsdkError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        tell_error(error)
         return 2
     return 0
 

@@ -124,8 +124,7 @@ def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool 
     context = None if whole else student.config.context
     with torch.inference_mode():
         if context is None:
-            samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
-            output, _ = student(torch.from_numpy(samples)[None], context="full")
+            output, _ = student(torch.from_numpy(_one_frame(samples))[None], context="full")
             frames = None
         else:
             chunk = context.chunk_frames * HOP_SAMPLES
@@ -167,15 +166,11 @@ def _from_checkpoint(
             f"{folder} holds no CTC head with a vocabulary, so it writes no text; evaluate what "
             "`rdsdk finetune` makes of it"
         )
-    new_decoder(vocabulary, beam=beam, hotwords=hotwords)
-    if threads is not None:
-        torch.set_num_threads(threads)
 
-    def transcribe(samples: NDArray[np.float32]) -> str:
-        heard = heard_log_probs(student, samples, whole=chunk_frames == 0)
-        return text_of(heard, vocabulary, beam, hotwords)
+    def hear(samples: NDArray[np.float32]) -> Tensor:
+        return heard_log_probs(student, samples, whole=chunk_frames == 0)
 
-    return transcribe
+    return _searched(hear, vocabulary, threads, beam, hotwords)
 
 
 def _from_tdnn(
@@ -191,17 +186,37 @@ def _from_tdnn(
             f"{folder} is a teacher that hears whole recordings; leave chunk_frames out"
         )
     loaded = tdnn.load(folder)
-    new_decoder(loaded.vocabulary, beam=beam, hotwords=hotwords)
+
+    def hear(samples: NDArray[np.float32]) -> Tensor:
+        with torch.inference_mode():
+            log_probs: Tensor = loaded.tdnn(torch.from_numpy(_one_frame(samples))[None]).log_probs
+        return log_probs[0]
+
+    return _searched(hear, loaded.vocabulary, threads, beam, hotwords)
+
+
+def _searched(
+    hear: Callable[[NDArray[np.float32]], Tensor],
+    vocabulary: Vocabulary,
+    threads: int | None,
+    beam: BeamSettings | None,
+    hotwords: Sequence[str],
+) -> Transcriber:
+    """What is said in the log_probs (T, V) that ``hear`` gives."""
+    # A search that cannot be had is told before the first recording.
+    new_decoder(vocabulary, beam=beam, hotwords=hotwords)
     if threads is not None:
         torch.set_num_threads(threads)
 
     def transcribe(samples: NDArray[np.float32]) -> str:
-        samples = np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
-        with torch.inference_mode():
-            heard = loaded.tdnn(torch.from_numpy(samples)[None]).log_probs[0]
-        return text_of(heard, loaded.vocabulary, beam, hotwords)
+        return text_of(hear(samples), vocabulary, beam, hotwords)
 
     return transcribe
+
+
+def _one_frame(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Samples with silence behind them if they are less than a frame."""
+    return np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
 
 
 def _pocketsphinx() -> Transcriber:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
+from rdsdk.models.channel_dropout import ChannelDropout
 from rdsdk.models.checkpoint import WEIGHTS, described, load_weights, read_weights, write_whole
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.extractor import frame_count
@@ -113,13 +114,6 @@ class TdnnOutput(NamedTuple):
     "Purely sequence-trained neural networks", section 2.7)."""
 
 
-class _Channels(nn.Dropout1d):
-    """Dropout of whole channels of (B, T, D): one draw for all frames of an utterance."""
-
-    def forward(self, x_btd: Tensor) -> Tensor:
-        return super().forward(x_btd.transpose(1, 2)).transpose(1, 2)
-
-
 class FactoredLayer(nn.Module):
     """x (B, T, D) -> the same and more: a frame and one ``reach`` before, through a bottleneck, and
     of that again a frame and one ``reach`` behind."""
@@ -130,7 +124,7 @@ class FactoredLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.narrow = nn.Linear(2 * width, bottleneck, bias=False)
         self.widen = nn.Linear(2 * bottleneck, width)
-        self.dropout = _Channels(dropout)
+        self.dropout = ChannelDropout(dropout)
 
     def forward(self, x_btd: Tensor, real_bt1: Tensor) -> Tensor:
         # What a norm or a bias makes of padding is not silent.
@@ -150,7 +144,7 @@ class NearAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.queries_keys_values = nn.Linear(width, 3 * (width // 2))
         self.joined = nn.Linear(width // 2, width)
-        self.dropout = _Channels(dropout)
+        self.dropout = ChannelDropout(dropout)
 
     def forward(self, x_bud: Tensor, real_bu: Tensor) -> Tensor:
         """x (B, U, D) and which frames are real -> (B, U, D)."""

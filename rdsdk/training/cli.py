@@ -27,10 +27,6 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     vocabulary = recipe.vocabulary()
     teachers = recipe.imitation.load(vocabulary)
 
-    trigram = (
-        corpus_trigram(recipe.train, vocabulary) if recipe.regularisation.sequence_steps else None
-    )
-
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
         if recipe.imitation.copy_extractor:
@@ -41,6 +37,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
                 f"{recipe.imitation.teachers} one has another extractor; leave kept_passes out, or "
                 "start from a student that has the teacher's (rdsdk distill, extractor: frozen)"
             )
+        sequences = recipe.regularisation.sequence_steps
         return Finetuning(
             student,
             vocabulary,
@@ -49,7 +46,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.seed,
             teachers,
             recipe.imitation,
-            trigram,
+            corpus_trigram(recipe.train, vocabulary) if sequences else None,
         )
 
     return run(

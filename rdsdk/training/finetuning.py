@@ -259,8 +259,7 @@ class Finetuning(L.LightningModule):
         an alignment are left out."""
         assert self.trigram is not None
         targets = aligned(batch)
-        known = (targets[:, 0] != PADDING).cpu()
-        sequence = lattice_free_mmi(log_probs[known], counts[known], targets[known], self.trigram)
+        sequence = lattice_free_mmi(log_probs, counts, targets, self.trigram)
         classification = classification_loss(log_probs, targets)
         self.log("train/sequence", sequence.detach(), batch_size=len(batch.ids))
         return sequence + self.regularisation.classification_weight * classification

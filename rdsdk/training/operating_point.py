@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rdsdk.data.manifest import read_cuts, transcript
+from rdsdk.data.telling import tell_error
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
@@ -134,9 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console().print(table(points))
         chosen = choose(points, options.most_false)
     except RdsdkError as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        tell_error(error)
         return 2
     checkpoint.save(options.output, biased(source, chosen.blank_bias))
     print(f"{options.output}: blank bias {chosen.blank_bias:+g}")

@@ -31,6 +31,7 @@ from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.data import pocketsphinx
 from rdsdk.data.growing_rows import rows_so_far
 from rdsdk.data.manifest import read_cuts
+from rdsdk.data.telling import tell_error
 from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 from rdsdk.evaluation.transcribers import Transcriber, load_transcriber
@@ -240,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = hear(options.model, cuts, options.out, options.workers, progress)
         count, seconds = cut_out(rows, cuts, options.out, options.words, options.letters)
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        tell_error(error)
         return 2
     console.print(f"{options.out / MANIFEST}: {count} stretches, {seconds / 3600:.2f} hours")
     return 0

@@ -27,6 +27,7 @@ from rdsdk.data.batches import evaluation_batches
 from rdsdk.data.letter_to_sound import sounded
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.pronunciations import pocketsphinx_dictionary
+from rdsdk.data.telling import tell_error
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 from rdsdk.models import checkpoint
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{out}: {changed:.1%} of what is said is another phone now", soft_wrap=True
                 )
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        tell_error(error)
         return 2
     return 0
 

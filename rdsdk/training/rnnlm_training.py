@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rdsdk.data.telling import tell_error
 from rdsdk.errors import ConfigError, RdsdkError
 from rdsdk.models import rnnlm
 from rdsdk.training.resuming import INTERRUPTED, RESUME_FILE, resume_file_of
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = train(settings=settings, watch=_shown(progress), **options)
             progress.update(progress.task_ids[0], completed=1.0 if report else None)
     except RdsdkError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        tell_error(error)
         return 2
     if report is None:
         console.print(f"interrupted; --resume goes on from {options['output'] / RESUME_FILE}")

@@ -55,8 +55,8 @@ def run(
     """Train until ``steps`` or ``epochs`` are done.
 
     Args:
-        make_module: called once, after everything random was seeded; what learns is its
-            ``student``.
+        make_module: called once, after everything random was seeded; ``hardware.compile`` and
+            ``kept_passes`` are for a module whose ``student`` learns.
         figure: of validation, decides the best checkpoint (the lowest is best).
         clip_norm: gradients are scaled down to this norm; None leaves them.
         vocabulary: None takes recordings without transcripts.

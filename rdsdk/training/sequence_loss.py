@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdsdk.data.alignment import PADDING
+
 TOLERANCE_FRAMES = 3
 """So far from its aligned place a phone may be (60 ms)."""
 _PSEUDO_COUNT = 10.0  # of the shorter history's estimate, in each count of a longer one
@@ -72,13 +74,17 @@ def lattice_free_mmi(
 ) -> Tensor:
     """Loss per frame of a batch, a scalar: ``(log P(any) - log P(said)) / frames``.
 
+    Utterances without an alignment are left out; one at least must have one.
+
     Args:
         log_probs: (B, T, V); a constant added to a frame changes nothing.
         frame_counts: (B,).
-        frame_targets: (B, T) symbols; what is behind an utterance's frames is not looked at.
+        frame_targets: (B, T) symbols, ``PADDING`` from the first frame on without an alignment;
+            what is behind an utterance's frames is not looked at.
     """
-    scores = log_probs.float()
-    frame_counts = frame_counts.to(scores.device)
+    known = frame_targets[:, 0] != PADDING
+    scores, frame_targets = log_probs[known].float(), frame_targets[known]
+    frame_counts = frame_counts.to(scores.device)[known]
     trigram = trigram.to(scores.device)
     with torch.no_grad():
         any_b, any_btv = any_phones(scores, frame_counts, trigram)

@@ -76,13 +76,12 @@ def teach(recipe: TeachRecipe, resume: bool = False) -> int:
         DataError: none of the corpus has an alignment.
     """
     vocabulary = Vocabulary.words(recipe.lexicon)
-    trigram = corpus_trigram(recipe.train, vocabulary)
 
     def make_module() -> TdnnTraining:
         return TdnnTraining(
             Tdnn(recipe.tdnn, len(vocabulary)),
             vocabulary,
-            trigram,
+            corpus_trigram(recipe.train, vocabulary),
             recipe.optimisation,
             recipe.regularisation,
             recipe.seed,

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
+
+from rdsdk.data.batch import Batch
 
 # Under --import-mode=importlib a test cannot import its neighbours without this.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -64,6 +67,17 @@ def write_corpus(folder: Path, clips: int, seed: int) -> Path:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("melodies")
     return write_corpus(folder, 48, 0), write_corpus(folder, 12, 1)
+
+
+@pytest.fixture
+def sound() -> Batch:
+    """Two rows of noise, one shorter, without texts."""
+    torch.manual_seed(3)
+    counts = torch.tensor([16_080, 9_680])
+    waveforms = torch.randn(2, 16_080)
+    waveforms[1, 9_680:] = 0.0
+    nothing = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    return Batch(waveforms, counts, *nothing, ["a", "b"], ["", ""])
 
 
 @pytest.fixture

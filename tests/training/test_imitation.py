@@ -87,26 +87,16 @@ def test_a_teacher_of_other_symbols_is_refused(recipe: Path, tmp_path: Path) -> 
         main(["--config", str(recipe), f"imitation.teachers=[{other}]"])
 
 
-def sound() -> Batch:
-    torch.manual_seed(3)
-    counts = torch.tensor([16_080, 9_680])
-    waveforms = torch.randn(2, 16_080)
-    waveforms[1, 9_680:] = 0.0
-    nothing = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
-    return Batch(waveforms, counts, *nothing, ["a", "b"], ["", ""])
-
-
-def test_a_teacher_that_streams_may_hear_the_whole() -> None:
-    batch = sound()
+def test_a_teacher_that_streams_may_hear_the_whole(sound: Batch) -> None:
     torch.manual_seed(2)
     teacher = Student(preset("tiny").streaming(Context(4, 4)), symbols=29).eval()
     said = {}
     for whole, context in ((False, "configured"), (True, "full")):
-        expected, _ = teacher(batch.waveforms, sample_counts=batch.sample_counts, context=context)
-        said[whole] = teacher_log_probs([teacher], batch, whole)
+        expected, _ = teacher(sound.waveforms, sample_counts=sound.sample_counts, context=context)
+        said[whole] = teacher_log_probs([teacher], sound, whole)
         torch.testing.assert_close(said[whole], expected.log_probs)
         # The same of frames that its extractor made before.
-        again = teacher_log_probs([teacher], heard_once(teacher, batch), whole)
+        again = teacher_log_probs([teacher], heard_once(teacher, sound), whole)
         torch.testing.assert_close(again, expected.log_probs)
     assert (said[True] - said[False]).abs().max() > 1e-3
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rdsdk.data.alignment import PADDING
 from rdsdk.training.sequence_loss import (
     TOLERANCE_FRAMES,
     PhoneTrigram,
@@ -162,3 +163,20 @@ def test_trigram_counts_what_follows() -> None:
     assert trigram.follow_vvv[0, 1, 0] < 0.05
     torch.testing.assert_close(trigram.follow_vvv.sum(-1), torch.ones(SYMBOLS, SYMBOLS))
     assert float(trigram.begin_vv.sum()) == pytest.approx(1.0)
+
+
+def test_utterances_without_an_alignment_are_left_out(
+    scores: Tensor, trigram: PhoneTrigram
+) -> None:
+    targets, counts = torch.tensor([[0, 1, 1, 2]] * 2), torch.tensor([FRAMES, FRAMES])
+    alone = lattice_free_mmi(scores[:1], counts[:1], targets[:1], trigram)
+    both = lattice_free_mmi(scores, counts, targets, trigram)
+    targets[1] = PADDING
+    scores.requires_grad_()
+    known = lattice_free_mmi(scores, counts, targets, trigram)
+    known.backward()
+    torch.testing.assert_close(known.detach(), alone)
+    assert (both - alone).abs() > 1e-3
+    assert scores.grad is not None
+    assert scores.grad[0].any()
+    assert not scores.grad[1].any()

@@ -142,24 +142,16 @@ def made_student(seed: int = 0) -> Student:
     return Student(preset("tiny"), symbols=4).eval()
 
 
-def sound() -> Batch:
-    torch.manual_seed(3)
-    waveforms = 0.1 * torch.randn(2, 16_080)
-    waveforms[1, 9_680:] = 0.0
-    nothing = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
-    return Batch(waveforms, torch.tensor([16_080, 9_680]), *nothing, ["a", "b"], ["", ""])
-
-
-def test_teachers_together_say_their_mean() -> None:
-    batch, student, other = sound(), made_student(), made_tdnn()
-    heard, _ = student(batch.waveforms, sample_counts=batch.sample_counts)
-    seen = other(batch.waveforms, sample_counts=batch.sample_counts)
+def test_teachers_together_say_their_mean(sound: Batch) -> None:
+    student, other = made_student(), made_tdnn()
+    heard, _ = student(sound.waveforms, sample_counts=sound.sample_counts)
+    seen = other(sound.waveforms, sample_counts=sound.sample_counts)
     assert heard.log_probs is not None
     product = (heard.log_probs.exp() * seen.log_probs.exp()).sqrt()
     expected = product / product.sum(-1, keepdim=True)
-    said = teacher_log_probs([student, other], batch)
+    said = teacher_log_probs([student, other], sound)
     torch.testing.assert_close(said.exp(), expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(teacher_log_probs([other], batch), seen.log_probs)
+    torch.testing.assert_close(teacher_log_probs([other], sound), seen.log_probs)
     assert (said - seen.log_probs).abs().max() > 0.01
 
 
