@@ -7,22 +7,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from rdsdk.models import checkpoint
-from rdsdk.models.checkpoint import Checkpoint
-
-
-class Keepable(Protocol):
-    """A LightningModule that can give its student, whole, as a checkpoint.
-
-    All processes must ask for it together.
-    """
-
-    def checkpoint(self, provenance: dict[str, object]) -> Checkpoint: ...
 
 
 Save = Callable[[Path, Any], Path]

@@ -77,6 +77,22 @@ class TdnnRegularisation:
     classification_weight: float = 0.1
     second_weight: float = 0.3
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.frame_mask_probability < 1.0 or self.frame_mask_span < 1:
+            raise ConfigError(
+                f"frame_mask_probability is {self.frame_mask_probability} and frame_mask_span "
+                f"{self.frame_mask_span}, expected a share from 0 to below 1 and a frame or more"
+            )
+        for name in (
+            "band_masks",
+            "band_mask_width",
+            "start_steps",
+            "classification_weight",
+            "second_weight",
+        ):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
 
 class TdnnTraining(L.LightningModule):
     """Lattice-free MMI and the classification of frames, with averaged weights.

@@ -125,6 +125,9 @@ def interrupted(lesson: Path, output: Path) -> int:
         ("tdnn.width=33", "multiple of twice"),
         ("tdnn.depth=3", "depth"),
         ("optimisation.steps=0", "steps >= 1"),
+        ("regularisation.frame_mask_probability=1.5", "a share from 0 to below 1"),
+        ("regularisation.frame_mask_span=0", "a frame or more"),
+        ("regularisation.band_masks=-1", "band_masks is -1"),
     ],
 )
 def test_what_cannot_be_is_refused(lesson: Path, option: str, said: str) -> None:
