@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback
 
 from rdsdk.models import checkpoint
 
-
 Save = Callable[[Path, Any], Path]
 """Writes what a module's ``checkpoint`` gave into a folder."""
 
