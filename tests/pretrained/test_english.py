@@ -37,8 +37,8 @@ def heard(recognizer) -> list[str]:
     return [text_of(recognizer, SPEECH / row["audio"]) for row in ROWS]
 
 
-def text_of(recognizer: rdsdk.Recognizer, source: object) -> str:
-    return " ".join(segment.text for segment in recognizer.transcribe(source))  # type: ignore[arg-type]
+def text_of(recognizer: rdsdk.Recognizer, source: object, **options: object) -> str:
+    return " ".join(segment.text for segment in recognizer.transcribe(source, **options))  # type: ignore[arg-type]
 
 
 def test_read_sentences_are_recognised_for_the_most_part(heard):
@@ -125,12 +125,7 @@ def test_the_recurrent_language_model_changes_words_to_what_it_finds_likelier(re
     # Whether that is right more often is for thousands of words to say, and these are 49.
     assert recognizer.search.rnnlm == PRETRAINED / "english.rnnlm"
     weighed, alone = (
-        [
-            " ".join(
-                segment.text for segment in recognizer.transcribe(UNSEEN / row["audio"], beam=beam)
-            )
-            for row in UNSEEN_ROWS
-        ]
+        [text_of(recognizer, UNSEEN / row["audio"], beam=beam) for row in UNSEEN_ROWS]
         for beam in (recognizer.search, replace(recognizer.search, rnnlm=None))
     )
     assert weighed != alone
