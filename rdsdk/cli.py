@@ -105,6 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has enough, as with `| head`. Python would complain once more on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that somebody named
+        print(f"rdsdk: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return code
 
 

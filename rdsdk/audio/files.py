@@ -27,6 +27,7 @@ from rdsdk.errors import AudioError
 
 __all__ = [
     "SAMPLE_RATE",
+    "ForwardFile",
     "TruncatedAudioWarning",
     "duration_seconds",
     "from_array",
@@ -47,7 +48,7 @@ class TruncatedAudioWarning(UserWarning):
     """A recording broke off; what came before it was read."""
 
 
-class _Forward(soundfile.SoundFile):
+class ForwardFile(soundfile.SoundFile):
     """A sound file that is only read on and on.
 
     Soundfile seeks to where it already is after every read. In an mp3 that lands a little beside,
@@ -128,7 +129,7 @@ def _raw_blocks(
     yield from _some(resampler.finish())
 
 
-def _open(path: Path) -> _Forward:
+def _open(path: Path) -> ForwardFile:
     if path.is_dir():
         raise AudioError(f"{path} is a folder, expected a sound file")
     try:
@@ -141,7 +142,7 @@ def _open(path: Path) -> _Forward:
     if empty:
         raise AudioError(f"{path} is empty, expected a sound file")
     try:
-        sound = _Forward(path)
+        sound = ForwardFile(path)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path} is not a sound file that can be read ({error.error_string.rstrip('.')}); "
@@ -160,7 +161,7 @@ def _open(path: Path) -> _Forward:
     return sound
 
 
-def _blocks(sound: _Forward, path: Path, block_seconds: float) -> Iterator[np.ndarray]:
+def _blocks(sound: ForwardFile, path: Path, block_seconds: float) -> Iterator[np.ndarray]:
     gathered: list[np.ndarray] = []
     ready = 0
     with sound:
@@ -174,7 +175,7 @@ def _blocks(sound: _Forward, path: Path, block_seconds: float) -> Iterator[np.nd
         yield np.concatenate(gathered)
 
 
-def _decoded(sound: _Forward, path: Path) -> Iterator[np.ndarray]:
+def _decoded(sound: ForwardFile, path: Path) -> Iterator[np.ndarray]:
     rate = sound.samplerate
     resampler = Resampler(rate)
     declared = max(sound.frames, _declared_wav_frames(sound))
@@ -203,7 +204,7 @@ def _decoded(sound: _Forward, path: Path) -> Iterator[np.ndarray]:
         )
 
 
-def _declared_wav_frames(sound: _Forward) -> int:
+def _declared_wav_frames(sound: ForwardFile) -> int:
     # libsndfile silently corrects the length of a cut WAV; only its log tells what was declared.
     found = re.search(r"^\s*data\s*:\s*(\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
     if not found or not sound.frames:

@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from rdsdk.commands.console import complain
 from rdsdk.errors import ConfigError
+from rdsdk.outputs import require_file
 from rdsdk.runtime.artefact import read_artefact
 from rdsdk.runtime.machine import machine, usable_cores
 from rdsdk.runtime.measurement import Measurement, check_plan, measure_apart
@@ -70,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     # All that can be wrong is said before minutes of work, not after them.
     for number in threads:
         check_plan(number, arguments.seconds, arguments.passes)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise ConfigError(f"cannot write {output}: it must be a file in a folder that exists")
+    if output is not None:
+        require_file(output)
     size_bytes = len(read_artefact(path))
     where = machine()
     if max(threads) > where["usable_cores"]:

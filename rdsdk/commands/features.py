@@ -11,6 +11,7 @@ import numpy as np
 
 from rdsdk.commands.console import warnings_in_one_line
 from rdsdk.errors import ConfigError
+from rdsdk.outputs import require_file
 from rdsdk.runtime.recognizer import DEFAULT_MODEL, load
 
 
@@ -44,8 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compute the features and write them; an existing file is replaced only by a whole one."""
     output: Path = arguments.output
     # Before the work, not after it.
-    if output.is_dir() or not output.parent.is_dir():
-        raise ConfigError(f"cannot write {output}: it must be a file in a folder that exists")
+    require_file(output)
     recognizer = load(arguments.model, arguments.threads)
     with warnings_in_one_line():
         features = recognizer.features(arguments.file, arguments.layer)

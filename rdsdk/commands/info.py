@@ -12,7 +12,7 @@ from rdsdk.decoding.rnnlm import RnnLm
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError
 from rdsdk.runtime.card import Card
-from rdsdk.runtime.recognizer import load
+from rdsdk.runtime.recognizer import bundled_models, load
 
 _MANY = 12
 
@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the card of an artefact or a language model, or the description of a checkpoint."""
-    if Path(arguments.model).is_dir():
+    # A bundled name is that model, whatever folder has the same name.
+    if Path(arguments.model).is_dir() and arguments.model not in bundled_models():
         value = _checkpoint(Path(arguments.model))
         rows = list(value.items())
     elif Path(arguments.model).suffix == ".rnnlm":

@@ -127,6 +127,8 @@ def augment(
         before, after = (ends * augmentation.silence_seconds * SAMPLE_RATE).astype(int)
         waveform = np.pad(waveform, (int(before), int(after)))
         timing = timing._replace(start=int(before) / SAMPLE_RATE)
+    # Microphones and rooms leave a little of something in what was silence.
+    spoken = int(np.count_nonzero(waveform))
     response, lowest_hz = generator.normal(0, 4, size=7), float(generator.uniform(20, 150))
     if chosen(augmentation.microphone_probability) and len(waveform):
         waveform = acoustics.colour(waveform, response.tolist(), lowest_hz)
@@ -143,7 +145,7 @@ def augment(
         noises = load_noises(augmentation.noise, augmentation.noise_pattern)
         noise = noises[int(place[0] * len(noises))]
         stretch = noise_stretch(noise, len(waveform), float(place[1]))
-        waveform = mix_noise(waveform, stretch, snr_db)
+        waveform = mix_noise(waveform, stretch, snr_db, spoken)
     if chosen(augmentation.narrow_band_probability):
         waveform = acoustics.band_limit(waveform)
     coded, line = chosen(augmentation.codec_probability), generator.random() < 0.25
@@ -171,14 +173,16 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
     return soxr.resample(waveform, SAMPLE_RATE * factor, SAMPLE_RATE)
 
 
-def mix_noise(waveform: Waveform, noise: Waveform, snr_db: float) -> Waveform:
+def mix_noise(
+    waveform: Waveform, noise: Waveform, snr_db: float, spoken: int | None = None
+) -> Waveform:
     """Add ``noise`` (S,) so that speech over noise is ``snr_db`` in mean power.
 
-    Samples of exactly zero are padding and no part of the speech. If either is silent, the waveform
-    stays as it is: no ratio is defined.
+    ``spoken`` of the samples are speech, the others padding; None counts those that are not exactly
+    zero. If either is silent, the waveform stays as it is: no ratio is defined.
     """
-    spoken = max(1, int(np.count_nonzero(waveform)))
-    speech_power = float(np.sum(np.square(waveform), dtype=np.float64)) / spoken
+    spoken = int(np.count_nonzero(waveform)) if spoken is None else spoken
+    speech_power = float(np.sum(np.square(waveform), dtype=np.float64)) / max(1, spoken)
     noise_power = float(np.mean(np.square(noise), dtype=np.float64))
     if speech_power <= 0 or noise_power <= 0:
         return waveform

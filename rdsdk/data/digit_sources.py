@@ -6,7 +6,7 @@ import json
 import lzma
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +112,8 @@ def read_rows(manifest: Path) -> list[dict[str, Any]]:
     if not manifest.is_file():
         raise DataError(f"no manifest at {manifest}; expected a JSONL file, one utterance a line")
     rows = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines(), which ends a line at characters that JSON has inside of text.
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -126,6 +127,19 @@ def read_rows(manifest: Path) -> list[dict[str, Any]]:
             )
         rows.append({**row, "audio": str(manifest.parent / row["audio"])})
     return rows
+
+
+def refuse_repeated_ids(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Each row has an id of its own.
+
+    Raises:
+        DataError: one occurs again.
+    """
+    seen: set[str] = set()
+    for row in rows:
+        if (name := str(row["id"])) in seen:
+            raise DataError(f"the id {name!r} occurs more than once; ids are unique")
+        seen.add(name)
 
 
 def digit_recordings(folder: Path) -> dict[str, list[tuple[str, Path]]]:
@@ -198,13 +212,16 @@ def align(
     more: Pronounced | None = None,
 ) -> dict[str, Words]:
     """The words of the rows that align, by utterance id; kept in ``cache`` and taken from there for
-    rows already in it. ``tick(done, total)`` reports progress; ``more`` are the phones of words
-    that the aligner does not know, and rows with them are tried again."""
+    rows already in it with the same text. ``tick(done, total)`` reports progress; ``more`` are the
+    phones of words that the aligner does not know, and rows with them are tried again."""
     known: dict[str, Words | None] = {}
+    texts = {str(row["id"]): row["text"] for row in rows}
     if cache.is_file():
         for line in cache.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             name = entry["utterance"]
+            if entry.get("text", texts.get(name)) != texts.get(name):
+                continue  # corrected since then
             spans = tuple(WordSpan(name, *values) for values in entry["spans"])
             known[name] = Words(name, spans, tuple(entry["trusted"])) if spans else None
     new = {word.upper() for word in more or {}}
@@ -221,6 +238,7 @@ def align(
             spans = () if found is None else found.spans
             entry = {
                 "utterance": str(row["id"]),
+                "text": row["text"],
                 "spans": [[s.word, s.start, s.end, round(s.score, 3)] for s in spans],
                 "trusted": [] if found is None else list(found.trusted),
             }

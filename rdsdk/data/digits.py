@@ -40,6 +40,7 @@ from rdsdk.data.synthetic_voices import require_programs
 from rdsdk.data.telling import tell_error
 from rdsdk.data.word_clips import DIGITS
 from rdsdk.errors import ConfigError, RdsdkError
+from rdsdk.outputs import require_apart
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,11 @@ def make_corpus(plan: Plan, console: Console) -> dict[str, Any]:
     """
     rows, recipes = [], []
     with Progress(console=console) as progress:
+        outputs = ("dev", "dev_negative", "sentences", "train", "recipes")
+        require_apart(
+            [plan.out / f"{name}.jsonl" for name in outputs],
+            [plan.speech, *plan.dev_speech, *([plan.unlabelled] if plan.unlabelled else [])],
+        )
         bank = gather(plan, progress)
         sizes = (plan.dev_isolated, plan.dev_strings)
         dev = make_dev(plan.digits, plan.dev_speaker, plan.out, plan.seed, *sizes)

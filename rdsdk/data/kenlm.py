@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rdsdk.errors import ConfigError
+from rdsdk.outputs import require_folder
 
 PROGRAMS = ("lmplz", "build_binary", "query")
 VERSION = "0.3.0"
@@ -48,11 +49,13 @@ def build(folder: Path) -> dict[str, Path]:
     """Download, check and compile KenLM; its programs are put into the folder.
 
     Raises:
-        ConfigError: the source cannot be had or is another one, or does not compile here.
+        ConfigError: the folder is a file; the source cannot be had or is another one, or does
+            not compile here.
     """
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or shutil.which("cmake")
     if cmake is None:
         raise ConfigError("compiling KenLM needs cmake; run: pip install cmake")
+    require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

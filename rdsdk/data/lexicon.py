@@ -20,6 +20,7 @@ from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.decoding.language_model import words_of
 from rdsdk.decoding.pronunciation import read_dictionary
 from rdsdk.errors import RdsdkError
+from rdsdk.outputs import require_file
 
 
 def write_lexicon(
@@ -41,6 +42,8 @@ def write_lexicon(
         DataError: a lexicon is damaged.
         ModelError: the language model cannot be read.
     """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    require_file(output)
     ways: dict[str, list[tuple[str, ...]]] = {}
     for path in (*more, pocketsphinx_dictionary()):
         read: dict[str, list[tuple[str, ...]]] = {}
@@ -52,7 +55,6 @@ def write_lexicon(
         rest = [word for word in words if word.upper() not in ways and _is_a_word(word)]
         ways |= {word.upper(): [said] for word, said in sounded(rest).items()}
     known = [word for word in words if word.upper() in ways]
-    output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", encoding="utf-8") as file:
         for word in known:
             for number, phones in enumerate(dict.fromkeys(ways[word.upper()]), 1):

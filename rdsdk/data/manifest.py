@@ -140,7 +140,7 @@ def _manifest_cuts(path: Path) -> Iterator[Cut]:
             round(row["seconds"] * rate),
             rate,
             row.get("text"),
-            row.get("speaker"),
+            None if row.get("speaker") is None else str(row["speaker"]),
             custom,
             row.get("alignment"),
         )
@@ -159,6 +159,8 @@ def _row_problem(row: Mapping[str, Any], rate: object) -> str | None:
         return f"seconds must be a positive number, got {seconds!r}"
     if not (text is None or isinstance(text, str)):
         return f"text must be text, or absent if unlabelled, got {text!r}"
+    if not isinstance(row.get("speaker"), (str, int, type(None))):
+        return f"speaker must be a name or a number, got {row['speaker']!r}"
     return alignment_problem(row.get("alignment"))
 
 

@@ -25,8 +25,11 @@ from typing import IO, Any
 
 from rdsdk.data.kenlm import find_programs
 from rdsdk.errors import ConfigError, DataError, RdsdkError
+from rdsdk.outputs import require_file
 
 MAX_ORDER = 6  # of KenLM as PyPI's source compiles it
+PRUNE = (0, 0, 1, 1)
+"""N-grams of each order that were not seen more often are dropped, if nothing else is said."""
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
@@ -51,7 +54,7 @@ def build_lm(
     texts: Sequence[Path],
     output: Path,
     order: int = 4,
-    prune: Sequence[int] = (0, 0, 1, 1),
+    prune: Sequence[int] | None = None,
     held_out: float = 0.1,
     max_mb: float | None = None,
     memory: str = "1G",
@@ -64,24 +67,27 @@ def build_lm(
         output: the binary; nothing is left there when it fails.
         order: words in the longest n-gram.
         prune: n-grams of each order that were not seen more often are dropped; the last number
-            goes for all higher orders, the first must be 0 to keep every word.
+            goes for all higher orders, the first must be 0 to keep every word. None is ``PRUNE``,
+            of as many orders as there are.
         held_out: this share of the sentences, the last ones, measure and are not learnt from.
         max_mb: larger is an error (10^6 bytes).
         memory: what ``lmplz`` may sort in, as it understands it (1G, 50%).
         kenlm: the folder of KenLM's programs; None looks on the PATH.
 
     Raises:
-        ConfigError: a number is out of range, or KenLM is not there.
+        ConfigError: a number is out of range, the output cannot be written, or KenLM is not there.
         DataError: a text cannot be read or is too little, or the model is larger than ``max_mb``.
     """
     if not 2 <= order <= MAX_ORDER:
         raise ConfigError(f"order is {order}, expected 2 to {MAX_ORDER}")
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is {held_out}, expected a share from 0 to below 1")
+    prune = PRUNE[:order] if prune is None else prune
     if len(prune) > order or list(prune) != sorted(prune) or any(least < 0 for least in prune):
         raise ConfigError(
             f"prune is {list(prune)}, expected at most {order} numbers that do not fall"
         )
+    require_file(output)
     programs = find_programs(kenlm)
     begin = time.perf_counter()
     # Beside the output, so that the finished file is only renamed.
@@ -191,9 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--prune",
         type=int,
         nargs="+",
-        default=[0, 0, 1, 1],
         metavar="N",
-        help="drop n-grams of each order seen no more often than this (default: 0 0 1 1)",
+        help="drop n-grams of each order seen no more often than this (default: of "
+        f"{' '.join(map(str, PRUNE))}, as many as there are orders)",
     )
     parser.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="(default: %(default)s)"

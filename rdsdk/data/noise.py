@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from rdsdk.audio.files import ForwardFile
 from rdsdk.data.acoustics import SAMPLE_RATE
 from rdsdk.data.telling import tell_error
 from rdsdk.errors import ConfigError, DataError, RdsdkError
+from rdsdk.outputs import require_folder
 
 Waveform = NDArray[np.float32]
 
@@ -96,10 +98,15 @@ def noise_files(folder: Path, pattern: str = "**/*") -> list[Path]:
 
     Raises:
         DataError: there is no such folder, or none of them.
+        ConfigError: the pattern selects no files of a folder, as "" or an absolute one.
     """
     if not folder.is_dir():
         raise DataError(f"there is no noise folder {folder}; give a folder of recordings")
-    files = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in NOISE_SUFFIXES)
+    try:
+        found = list(folder.glob(pattern))
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"{pattern!r} does not select files of a folder: {error}") from None
+    files = sorted(file for file in found if file.suffix.lower() in NOISE_SUFFIXES)
     if not files:
         raise DataError(
             f"{folder} holds no recordings matching {pattern!r} ({sorted(NOISE_SUFFIXES)})"
@@ -116,7 +123,7 @@ def read_noise(file: Path) -> Noise:
     blocks: list[Waveform] = []
     damaged = False
     try:
-        opened = soundfile.SoundFile(file)
+        opened = ForwardFile(file)
     except soundfile.SoundFileError as error:
         raise _unreadable(file, error) from error
     with opened:
@@ -155,10 +162,11 @@ def make_corpus(
 
     Raises:
         DataError: there are no such recordings, or one of them cannot be read.
-        ConfigError: ``longest_seconds`` is below a second.
+        ConfigError: ``longest_seconds`` is below a second, or ``out`` is a file.
     """
     if not longest_seconds >= 1:
         raise ConfigError(f"longest_seconds is {longest_seconds}, expected 1 or more")
+    require_folder(out)
     files = noise_files(folder, pattern)
     (out / "audio").mkdir(parents=True, exist_ok=True)
     rows, samples_written, cut = [], 0, []

@@ -20,12 +20,13 @@ import soundfile
 from rich.console import Console
 from rich.progress import Progress
 
-from rdsdk.data.digit_sources import align, read_rows
+from rdsdk.data.digit_sources import align, read_rows, refuse_repeated_ids
 from rdsdk.data.letter_to_sound import sounded
 from rdsdk.data.pronunciations import read_pronunciations
 from rdsdk.data.telling import tell_error
 from rdsdk.data.word_clips import SAMPLE_RATE, Words, pronunciations, read_mono
 from rdsdk.errors import DataError, RdsdkError
+from rdsdk.outputs import require_apart
 
 _USUAL_LENGTHS = {
     1.5: "AW AY OY",
@@ -77,12 +78,13 @@ def make_corpus(
     recordings with them are left out.
 
     Raises:
-        DataError: a manifest is missing, or none of the recordings aligns.
+        DataError: a manifest is missing, ids repeat, or none of the recordings aligns.
         ConfigError: PocketSphinx, or espeak-ng, is not installed.
     """
     folder = out / "audio" / name
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [row for path in manifests for row in read_rows(path) if str(row["text"]).strip()]
+    refuse_repeated_ids(rows)
+    folder.mkdir(parents=True, exist_ok=True)
     task = progress.add_task(f"align {name}", total=len(rows))
     more = sounded(unknown_words(rows)) if sound_out else {}
     words = align(
@@ -111,7 +113,9 @@ def _written(
     row: Mapping[str, Any], alignment: Sequence[tuple[str, float, float]], folder: Path
 ) -> dict[str, Any]:
     waveform = read_mono(Path(row["audio"]))
-    audio = folder / f"{row['id']}.flac"
+    # An id may be a path, as those of some corpora are.
+    plain = str(row["id"]).replace("%", "%25").replace("/", "%2F")
+    audio = folder / f"{plain}.flac"
     soundfile.write(audio, waveform, SAMPLE_RATE, subtype="PCM_16")
     return {
         **row,
@@ -120,6 +124,18 @@ def _written(
         "text": " ".join(phone for phone, _, _ in alignment),
         "alignment": alignment,
     }
+
+
+def _refuse_one_name_for_two(dev: Sequence[Path], train: Sequence[Path]) -> None:
+    # Both are aligned into one file, by id.
+    names = {str(row["id"]): row for path in dev for row in read_rows(path)}
+    for row in (row for path in train for row in read_rows(path)):
+        other = names.get(str(row["id"]), row)
+        if (other["text"], other["audio"]) != (row["text"], row["audio"]):
+            raise DataError(
+                f"the id {row['id']!r} is {other['audio']} in dev and {row['audio']} in train, or "
+                "has another text there; ids are unique"
+            )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,6 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console(stderr=True)
     try:
+        require_apart(
+            [options.out / "dev.jsonl", options.out / "train.jsonl"],
+            [*options.dev, *options.train],
+        )
+        _refuse_one_name_for_two(options.dev, options.train)
         with Progress(console=console) as progress:
             for name in ("dev", "train"):
                 manifests = getattr(options, name)

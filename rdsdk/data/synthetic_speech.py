@@ -27,6 +27,7 @@ from rdsdk.data.synthetic_voices import PROGRAMS, Voice, draw_voice, require_pro
 from rdsdk.data.telling import tell_error
 from rdsdk.data.word_clips import SAMPLE_RATE
 from rdsdk.errors import ConfigError, DataError, RdsdkError
+from rdsdk.outputs import require_folder
 
 MANIFEST = "synthetic.jsonl"
 FEWEST_WORDS, MOST_WORDS = 4, 30
@@ -66,6 +67,9 @@ def make_corpus(
         ConfigError: a number or a program is not allowed, or a program is not installed.
         DataError: there is no text, or the synthesisers fail over and over.
     """
+    if workers < 1 or seed < 0:
+        raise ConfigError(f"got {workers} workers and seed {seed}; expected at least 1 and 0")
+    require_folder(out)
     unknown = sorted(set(programs) - PROGRAMS.keys())
     if unknown or not programs or not hours > 0:
         raise ConfigError(

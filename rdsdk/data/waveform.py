@@ -76,6 +76,11 @@ def _load_file(cut: MonoCut, path: str | io.BytesIO) -> NDArray[np.float32]:
             f"{name} (id {cut.id}) holds {got:.3f} s but its manifest says {cut.duration:.3f} s; "
             "write the manifest again"
         )
+    channels = cut.recording.channel_ids
+    # A recording that declares its channels is cut by channel, as telephone speech is; our own rows
+    # declare one, whatever the file holds.
+    if channels is not None and len(channels) > 1 and samples.shape[1] == len(channels):
+        return samples[:, channels.index(cut.channel)]
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 

@@ -16,8 +16,10 @@ from rdsdk.errors import ConfigError
 from rdsdk.evaluation import conditions, report
 from rdsdk.evaluation.evaluate import Evaluation, evaluate
 from rdsdk.evaluation.transcribers import load_transcriber, own_search_of
+from rdsdk.outputs import require_file
 
 GROUPS = ("speaker", "length")
+ALL_FILES = "**/*"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     for file in (arguments.hypotheses, arguments.figure):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"there is no folder {file.parent}; make it first")
+        if file is not None:
+            require_file(file)
+    if arguments.figure is not None:
+        report.require_drawable(arguments.figure)
     names = list(arguments.condition)
     if arguments.robustness:
         # Without recordings of noise the standard conditions take what needs none.
@@ -38,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name in conditions.STANDARD
         ]
         names = [conditions.CLEAN, *standard, *names]
+    noisy = any(name.startswith("noise:") for name in names)
+    if not noisy and (arguments.noise is not None or arguments.noise_pattern != ALL_FILES):
+        raise ConfigError(
+            "--noise and --noise-pattern go with --robustness or with --condition noise:N, and "
+            "there is neither"
+        )
     # Before the model is loaded, so that a wrong path or name is told at once.
     heard_under = conditions.conditions(
         names or [conditions.CLEAN], arguments.noise, arguments.noise_pattern
@@ -58,10 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for under in heard_under
         for source, cuts in corpora
     ]
-    if arguments.hypotheses is not None:
-        report.write_hypotheses(arguments.hypotheses, evaluations)
-    if arguments.figure is not None:
-        report.draw_rates(arguments.figure, arguments.model, evaluations)
     if arguments.json:
         values = [evaluation.to_dict(arguments.by) for evaluation in evaluations]
         used = beam or own
@@ -70,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(row, indent=2, default=str))  # files are paths
     else:
         _show(arguments.model, evaluations, arguments.by)
+    if arguments.hypotheses is not None:
+        report.write_hypotheses(arguments.hypotheses, evaluations)
+    if arguments.figure is not None:
+        report.draw_rates(arguments.figure, arguments.model, evaluations)
     return 0
 
 
@@ -143,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sound.add_argument("--noise", metavar="FOLDER", help="recordings of noise")
     sound.add_argument(
-        "--noise-pattern", default="**/*", metavar="GLOB", help="which of them (default: all)"
+        "--noise-pattern", default=ALL_FILES, metavar="GLOB", help="which of them (default: all)"
     )
     return parser
 

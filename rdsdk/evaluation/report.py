@@ -10,7 +10,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from rdsdk.errors import ConfigError
 from rdsdk.evaluation.evaluate import Evaluation
 from rdsdk.evaluation.wer import ErrorRates, combine
 
@@ -20,7 +22,7 @@ PIPE_WIDTH = 160
 def rates_table(model: str, evaluations: Sequence[Evaluation]) -> Table:
     """A row for each corpus and condition; corpora under one condition are also taken together."""
     several = len({one.condition for one in evaluations}) > 1
-    table = Table(title=f"Error rates of {model}", title_justify="left")
+    table = Table(title=Text(f"Error rates of {model}"), title_justify="left")
     table.add_column("data", overflow="fold")
     if several:
         table.add_column("condition")
@@ -36,7 +38,7 @@ def rates_table(model: str, evaluations: Sequence[Evaluation]) -> Table:
             rows.append(("together", together, sum(r[2] for r in rows), sum(r[3] for r in rows)))
         for data, rates, audio_seconds, processing_seconds in rows:
             table.add_row(
-                data,
+                Text(data),
                 *([name] if several else []),
                 str(rates.utterances),
                 f"{audio_seconds / 3600:.2f}",
@@ -52,14 +54,14 @@ def group_table(evaluation: Evaluation, group: str) -> Table:
     if group == "speaker":
         found = dict(sorted(found.items(), key=lambda item: -item[1].wer))
     table = Table(
-        title=f"{evaluation.name}, {evaluation.condition}, by {group}", title_justify="left"
+        title=Text(f"{evaluation.name}, {evaluation.condition}, by {group}"), title_justify="left"
     )
     table.add_column(group, overflow="fold")
     for name in ("clips", "words", "WER %", "95 %", "CER %", "sub", "del", "ins"):
         table.add_column(name, justify="right")
     table.add_column("false clips", justify="right")
     for label, rates in found.items():
-        table.add_row(label, str(rates.utterances), *_cells(rates))
+        table.add_row(Text(label), str(rates.utterances), *_cells(rates))
     return table
 
 
@@ -79,8 +81,22 @@ def write_hypotheses(path: Path, evaluations: Sequence[Evaluation]) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def require_drawable(path: Path) -> None:
+    """A figure can be written as the end of its name says.
+
+    Raises:
+        ConfigError: that is no format of figures.
+    """
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ConfigError(
+            f"cannot draw {path}: its name must end in one of {', '.join(sorted(known))}"
+        )
+
+
 def draw_rates(path: Path, model: str, evaluations: Sequence[Evaluation]) -> None:
-    """A PNG: the WER of each corpus under each condition, with its 95 % interval."""
+    """A figure, in the format that the name ends in: the WER of each corpus under each condition,
+    with its 95 % interval."""
     names = list(dict.fromkeys(one.name for one in evaluations))
     places = list(dict.fromkeys(one.condition for one in evaluations))
     figure = Figure(figsize=(max(5.0, 1.2 + 0.9 * len(places)), 4.2), layout="constrained")

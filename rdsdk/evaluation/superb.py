@@ -73,7 +73,9 @@ class UpstreamExpert(nn.Module):
                 sample_counts=counts.clamp(min=RECEPTIVE_FIELD_SAMPLES),
                 context=context,
             )
-        return {"hidden_states": [entered[0], *output.hidden]}
+        # Right context enters behind the frames that it belongs to, and leaves no hidden states.
+        first = entered[0][:, : output.hidden[0].shape[1]]
+        return {"hidden_states": [first, *output.hidden]}
 
 
 def rdsdk_local(ckpt: str, model_config: str | None = None, **others: Any) -> UpstreamExpert:

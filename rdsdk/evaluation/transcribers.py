@@ -67,7 +67,7 @@ def load_transcriber(
                 "leave options out"
             )
         return _pocketsphinx()
-    if Path(model).is_dir():
+    if is_checkpoint(model):
         if block_ms is not None:
             raise ConfigError(
                 f"{model} is a checkpoint, which hears recordings in one pass; blocks go with an "
@@ -103,13 +103,18 @@ def load_transcriber(
     return transcribe if block_ms is None else live
 
 
+def is_checkpoint(model: str) -> bool:
+    """``model`` is a folder. A bundled name is that model, whatever folder has the same name."""
+    return Path(model).is_dir() and model not in rdsdk.bundled_models()
+
+
 def own_search_of(model: str, threads: int | None = None) -> BeamSettings | None:
     """The search of an artefact's card; None for a checkpoint, for a peer, or greedily.
 
     Raises:
         ModelError, ConfigError: as ``rdsdk.load``.
     """
-    if Path(model).is_dir() or (model == POCKETSPHINX and not Path(model).exists()):
+    if is_checkpoint(model) or (model == POCKETSPHINX and not Path(model).exists()):
         return None
     return rdsdk.load(model, threads).search
 

@@ -143,9 +143,18 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRa
 
 
 def normalise(text: str) -> str:
-    """Upper-case words of letters, digits and apostrophes, as LibriSpeech's references are."""
+    """Upper-case words of letters, digits and apostrophes, as LibriSpeech's references are.
+
+    An apostrophe at the edge of a word may as well be a quotation mark, and goes.
+    """
     plain = unicodedata.normalize("NFKC", text).upper().replace("\u2019", "'")
-    return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in plain).split())
+    kept = "".join(c if _in_words(c) else " " for c in plain)
+    return " ".join(word for part in kept.split() if (word := part.strip("'")))
+
+
+def _in_words(character: str) -> bool:
+    # Marks are parts of letters, and in many scripts the vowels.
+    return character.isalnum() or character == "'" or unicodedata.category(character)[0] == "M"
 
 
 def finite(rate: float) -> float | None:

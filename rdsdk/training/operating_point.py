@@ -98,8 +98,10 @@ def choose(points: Sequence[Point], most_false: float) -> Point:
     without any.
 
     Raises:
-        ConfigError: none is so quiet; says what there is.
+        ConfigError: none is so quiet; says what there is. Or no recording has words.
     """
+    if not any(count.reference for count in points[0].rates.word_counts):
+        raise ConfigError("no recording has words, so that none can be missed; add some that have")
     quiet = [point for point in points if point.rates.false_word_rate <= most_false]
     if not quiet:
         least = min(point.rates.false_word_rate for point in points)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rdsdk.errors import ConfigError
@@ -67,11 +68,27 @@ class StudentTeacher(Teacher):
     def _maps(self, features: Tensor, frame_counts: Tensor | None) -> list[Tensor]:
         maps: list[Tensor] = []
         frames = features.shape[1]
+        context = None if self.whole else self.student.config.context
+        left = context.left_frames if context else 0
+        # Frames that come again as right context, in the order of ``right_of_chunks``; what is
+        # beyond the last frame has no weight.
+        again = torch.tensor(
+            [
+                min(chunk + context.chunk_frames + ahead, frames - 1)
+                for chunk in range(0, frames, context.chunk_frames)
+                for ahead in range(context.right_frames)
+            ]
+            if context
+            else [],
+            dtype=torch.long,
+            device=features.device,
+        )
 
         def keep(layer: Any, arguments: Any) -> None:
-            # (B H, T, L + T): the L remembered frames of a fresh state hold nothing.
-            map_ntk = arguments[1]
-            maps.append(map_ntk[..., -frames:].unflatten(0, (-1, self.heads)).float())
+            # (N, T + C, L + T + C): the L remembered frames of a fresh state hold nothing.
+            seen = arguments[1][:, :frames, left:].float()
+            map_ntt = seen[..., :frames].index_add(2, again, seen[..., frames:])
+            maps.append(map_ntt.unflatten(0, (-1, self.heads)))
 
         handles = [layer.register_forward_pre_hook(keep) for layer in self.student.encoder.layers]
         try:

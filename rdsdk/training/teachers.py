@@ -162,7 +162,8 @@ class Teacher(nn.Module, ABC):
         """
         with inputs_of(self._first_layer()) as entered:
             layers = self(waveforms, sample_counts).unmasked
-        return [entered[0], *layers]
+        # Right context enters behind the frames that it belongs to, and leaves no hidden states.
+        return [entered[0][:, : layers[0].shape[1]], *layers]
 
     @torch.no_grad()
     def attention_maps(self, waveforms: Tensor, sample_counts: Tensor) -> list[Tensor]:

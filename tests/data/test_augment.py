@@ -75,6 +75,23 @@ def test_padding_does_not_dilute_the_speech_of_the_ratio() -> None:
     assert 10 * np.log10(power(voice) / added) == pytest.approx(10, abs=0.1)
 
 
+def test_a_microphone_does_not_make_speech_of_the_padding(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "noise.flac", rng.normal(0, 0.1, RATE * 9), RATE)
+    settings: dict[str, Any] = {"silence_seconds": 3.0, "silence_probability": 1.0}
+    settings |= {"microphone_probability": 1.0, "room_probability": 1.0}
+    quiet = Augmentation(**settings)
+    noisy = Augmentation(
+        **settings, noise=str(tmp_path), noise_probability=1.0, snr_db=(10.0, 10.0)
+    )
+    voice = 0.2 * speech()
+    clean = augmented(voice, quiet, np.random.default_rng(3))
+    added = augmented(voice, noisy, np.random.default_rng(3)) - clean
+    assert len(clean) > 1.2 * len(voice)
+    spoken = np.sum(np.square(clean, dtype=np.float64)) / len(voice)
+    assert 10 * np.log10(spoken / power(added)) == pytest.approx(10, abs=0.2)
+
+
 def test_noise_of_silence_or_on_silence_changes_nothing() -> None:
     silence = np.zeros(100, np.float32)
     np.testing.assert_array_equal(mix_noise(tone(440)[:100], silence, 0.0), tone(440)[:100])

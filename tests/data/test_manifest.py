@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut, Recording
 from lhotse.shar import SharWriter
 
 from rdsdk.data.manifest import read_cuts, transcript
@@ -91,6 +91,32 @@ def test_a_librispeech_folder_is_read_from_any_level(librispeech: Path) -> None:
         assert (first.id, first.duration) == ("84-121123-0000", 0.75)
         assert (transcript(first), transcript(second)) == ("GO DO YOU HEAR", "AND")
         assert first.supervisions[0].speaker == "84"
+
+
+def test_a_number_names_a_speaker_and_a_list_does_not(manifest: Path) -> None:
+    row = json.loads(manifest.read_text().splitlines()[0])
+    write(manifest, row | {"speaker": 0})
+    assert next(iter(read_cuts(manifest))).supervisions[0].speaker == "0"
+    write(manifest, row | {"speaker": ["one"]})
+    with pytest.raises(DataError, match="speaker must be a name or a number"):
+        read_cuts(manifest)
+
+
+def test_each_channel_of_a_call_is_a_recording_of_its_own(tmp_path: Path) -> None:
+    left, right = np.full(8_000, 0.5), np.full(8_000, -0.25)
+    soundfile.write(tmp_path / "call.wav", np.stack([left, right], axis=1), 16_000)
+    recording = Recording.from_file(tmp_path / "call.wav")
+    cuts = CutSet.from_cuts(
+        MonoCut(f"call-{channel}", 0.0, 0.5, channel, recording=recording) for channel in (0, 1)
+    )
+    cuts.to_file(tmp_path / "cuts.jsonl")
+    first, second = map(load_waveform, read_cuts(tmp_path / "cuts.jsonl"))
+    np.testing.assert_allclose(first, left, atol=1e-4)
+    np.testing.assert_allclose(second, right, atol=1e-4)
+    # A row of our own says nothing of channels, and is all of them.
+    row = {"id": "mixed", "audio": "call.wav", "seconds": 0.5}
+    (mixed,) = read_cuts(write(tmp_path / "mine.jsonl", row))
+    np.testing.assert_allclose(load_waveform(mixed), (left + right) / 2, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz", "odd.name"])

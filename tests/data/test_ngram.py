@@ -43,6 +43,14 @@ def text(tmp_path_factory):
     return path
 
 
+def test_each_order_prunes_as_many_orders_as_it_has(text, tmp_path, capsys):
+    for order in (2, 3):
+        assert main([str(text), "-o", str(tmp_path / "lm"), "--order", str(order)]) == 0
+        assert len(json.loads(capsys.readouterr().out)["ngrams"]) == order
+    assert main([str(text), "-o", str(tmp_path / "no" / "lm")]) == 2
+    assert "a folder that exists" in capsys.readouterr().err
+
+
 def test_a_language_model_knows_its_text(text, tmp_path):
     report = build_lm([text], tmp_path / "lm", order=3, prune=[0])
     assert sorted(words_of(tmp_path / "lm")) == sorted(WORDS)

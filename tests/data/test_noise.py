@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from rdsdk.audio import files
 from rdsdk.data.batches import training_batches
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.noise import load_noises, main, noise_stretch
@@ -46,6 +47,17 @@ def test_noise_of_another_rate_and_in_stereo_becomes_ours(tmp_path: Path) -> Non
     (noise,) = load_noises(str(tmp_path))
     assert len(noise) == pytest.approx(RATE, abs=2)
     assert loudest_hertz(noise.astype(np.float64)) == pytest.approx(1_000, abs=2)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_an_mp3_sounds_as_it_does_in_one_piece(tmp_path: Path, rate: int) -> None:
+    times = np.arange(3 * rate) / rate
+    soundfile.write(tmp_path / "hum.mp3", 0.5 * np.sin(2 * np.pi * 440 * times), rate)
+    (noise,) = load_noises(str(tmp_path))
+    whole = files.read(tmp_path / "hum.mp3")
+    heard = noise.astype(np.float64)[: len(whole)] / 32_767
+    error = heard - whole[: len(heard)]
+    assert np.square(whole).sum() / np.square(error).sum() > 10**6
 
 
 def test_a_damaged_noise_is_used_up_to_its_fault_and_told(tmp_path: Path) -> None:

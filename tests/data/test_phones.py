@@ -49,6 +49,56 @@ def test_several_manifests_make_one_corpus(tmp_path: Path) -> None:
     assert [json.loads(line)["id"] for line in made] == [row["id"] for row in rows[:2]]
 
 
+@pytest.fixture
+def rows() -> list[dict[str, object]]:
+    found = [json.loads(line) for line in SPEECH.read_text().splitlines()[:2]]
+    return [row | {"audio": str(SPEECH.parent / row["audio"])} for row in found]
+
+
+def written(path: Path, *rows: dict[str, object]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_nothing_that_is_read_is_written_over(
+    tmp_path: Path, rows: list[dict[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = written(tmp_path / "train.jsonl", rows[0])
+    dev = written(tmp_path / "mine.jsonl", rows[1])
+    assert main(["--train", train, "--dev", dev, "--out", str(tmp_path)]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert json.loads(Path(train).read_text()) == rows[0]
+
+
+def test_one_id_is_one_recording(
+    tmp_path: Path, rows: list[dict[str, object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = written(tmp_path / "t.jsonl", rows[0])
+    dev = written(tmp_path / "d.jsonl", rows[1] | {"id": rows[0]["id"]})
+    out = ["--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["--train", train, "--dev", dev, *out]) == 2
+    assert "ids are unique" in capsys.readouterr().err
+    dev = written(tmp_path / "d.jsonl", rows[1])
+    assert main(["--train", train, train, "--dev", dev, *out]) == 2
+    assert "more than once" in capsys.readouterr().err
+
+
+def test_a_corrected_text_is_aligned_anew_and_an_id_may_be_a_path(
+    tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    dev = written(tmp_path / "d.jsonl", rows[1])
+    out = ["--dev", dev, "--out", str(tmp_path / "out"), "--workers", "1"]
+    wrong = str(rows[0]["text"]).rsplit(" ", 1)[0]
+    made = []
+    for text in (wrong, str(rows[0]["text"])):
+        train = written(tmp_path / "t.jsonl", rows[0] | {"text": text, "id": "a/../b"})
+        assert main(["--train", train, *out]) == 0
+        made.append(json.loads((tmp_path / "out" / "train.jsonl").read_text()))
+    assert len(made[1]["text"]) > len(made[0]["text"])
+    assert made[1]["audio"] == "audio/train/a%2F..%2Fb.flac"
+    assert (tmp_path / "out" / made[1]["audio"]).is_file()
+
+
 def test_a_missing_manifest_is_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = str(tmp_path / "none.jsonl")
     assert main(["--train", nowhere, "--dev", nowhere, "--out", str(tmp_path)]) == 2

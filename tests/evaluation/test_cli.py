@@ -135,8 +135,51 @@ def test_hypotheses_are_written_for_each_clip(
         name: said.replace("_", "") for name, (said, _) in CLIPS.items()
     }
     assert [rows[name]["errors"] for name in CLIPS] == [0, 1, 1, 1, 1, 0]
-    with pytest.raises(ConfigError, match="no folder"):
-        main([str(streaming_pte), str(manifest), "--hypotheses", str(tmp_path / "no" / "x")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--hypotheses", "no/x"], "a file in a folder that exists"),
+        (["--hypotheses", "."], "a file in a folder that exists"),
+        (["--figure", "."], "a file in a folder that exists"),
+        (["--figure", "rates.xyz"], "must end in one of .*png"),
+        (["--noise", "nowhere"], "go with --robustness or with --condition noise:N"),
+        (["--noise-pattern", "*.wav"], "go with --robustness"),
+        (["--condition", "noise:5", "--noise", ".", "--noise-pattern", ""], "does not select"),
+        (["--condition", "noise:5", "--noise", ".", "--noise-pattern", "/x"], "does not select"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_the_work(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(manifest.parent)
+    # The model is not there either, and is asked for later.
+    with pytest.raises(ConfigError, match=says):
+        main(["nowhere.pte", str(manifest), *arguments])
+
+
+def test_names_are_shown_as_they_are(
+    streaming_pte: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = corpus(tmp_path / "odd[v2]", {"a": ("AB CD", "AB CD"), "b": ("AB", "AB")})
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row, speaker in zip(rows, (7, "[/b]"), strict=True):
+        row["speaker"] = speaker
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([str(streaming_pte), str(manifest), "--by", "speaker"]) == 0
+    shown = capsys.readouterr().out
+    assert "odd[v2]" in shown
+    assert {line.split()[1] for line in shown.splitlines() if " 1 " in line} >= {"7", "[/b]"}
+
+
+def test_a_bundled_name_is_that_model_whatever_folder_has_it(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(manifest.parent)
+    Path("digits").mkdir()
+    (found,) = results(capsys, "digits", manifest)
+    assert found["clips"] == len(CLIPS)
 
 
 def test_references_are_normalised_only_when_asked(

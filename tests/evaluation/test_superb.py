@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.evaluation.superb import rdsdk_local
 from rdsdk.models import checkpoint
-from rdsdk.models.config import preset
+from rdsdk.models.config import Context, preset
 from rdsdk.models.student import Student
 from rdsdk.training.student_teacher import StudentTeacher
 
@@ -45,6 +46,17 @@ def test_each_recording_gets_the_hidden_states_it_has_alone(folder: Path) -> Non
     torch.testing.assert_close(states[0][0, :49], probed[0][0], atol=1e-4, rtol=1e-4)
     # Negative control: the next recording's states are others.
     assert (states[-1][0, :20] - states[-1][2, :20]).abs().max() > 1e-2
+
+
+def test_right_context_is_in_no_hidden_state(tmp_path: Path) -> None:
+    config = replace(preset("tiny"), context=Context(8, 16, right_frames=3))
+    folder = checkpoint.save(tmp_path / "student", checkpoint.Checkpoint(Student(config)))
+    recording = [0.1 * torch.randn(16_000)]
+    with torch.no_grad():
+        states = rdsdk_local(str(folder)).eval()(recording)["hidden_states"]
+        whole = rdsdk_local(str(folder), "full").eval()(recording)["hidden_states"]
+    assert {state.shape for state in states} == {(1, 49, 32)}
+    torch.testing.assert_close(states[0], whole[0], atol=1e-5, rtol=0)
 
 
 def test_the_context_can_be_chosen(folder: Path) -> None:

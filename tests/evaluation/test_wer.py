@@ -127,6 +127,9 @@ def test_the_interval_is_repeatable_and_collapses_without_variance() -> None:
         ("twenty-two 22", "TWENTY TWO 22"),
         ("\u00c9t\u00e9", "\u00c9T\u00c9"),
         (" ?! ", ""),
+        ("\u2018Yes,\u2019 he said", "YES HE SAID"),
+        ("the \u2018quoted\u2019 word, 'tis", "THE QUOTED WORD TIS"),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 x", "\u0939\u093f\u0928\u094d\u0926\u0940 X"),
     ],
 )
 def test_normalised_text_keeps_words_alone(text: str, expected: str) -> None:

@@ -52,6 +52,11 @@ def test_the_fewest_errors_within_the_limit_are_chosen() -> None:
         choose(points[2:], most_false=0.1)
 
 
+def test_without_words_nothing_can_be_chosen() -> None:
+    with pytest.raises(ConfigError, match="no recording has words"):
+        choose([Point(0.0, error_rates(["", ""], ["", "ONE"]))], 1.0)
+
+
 def test_of_two_that_are_as_good_the_smaller_change_is_chosen() -> None:
     same = ("ONE TWO", "ONE", "", "")
     assert choose([point(-1.0, *same), point(-0.5, *same)], 0.0).blank_bias == -0.5

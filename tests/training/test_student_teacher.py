@@ -11,7 +11,7 @@ from tiny_teachers import batch, every_other_span, tiny
 
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.models import checkpoint
-from rdsdk.models.config import EncoderConfig, preset
+from rdsdk.models.config import Context, EncoderConfig, preset
 from rdsdk.models.student import Student
 from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
 from rdsdk.training.teachers import load_teacher
@@ -107,6 +107,30 @@ def test_a_streaming_map_sees_its_chunks_only() -> None:
     torch.testing.assert_close(first[1, :, :27].sum(-1), torch.ones(4, 27))
     assert first[0, :, 0, 8:].abs().max() == 0  # chunks of 8 frames
     assert first[0, :, 0, :8].min() > 0
+
+
+@torch.no_grad()
+def test_right_context_is_weight_on_its_frames_and_no_hidden_state() -> None:
+    config = replace(STREAMING, context=Context(chunk_frames=8, left_frames=16, right_frames=3))
+    student = sharp(config)
+    waveforms, counts = batch()
+    teacher = StudentTeacher(student, "mine")
+    first, *_ = teacher.attention_maps(waveforms, counts)
+    assert first.shape == (2, 4, 49, 49)
+    torch.testing.assert_close(first[0].sum(-1), torch.ones(4, 49))
+    torch.testing.assert_close(first[1, :, :27].sum(-1), torch.ones(4, 27))
+    assert first[0, :, 0, :11].min() > 0  # a chunk of 8 frames and 3 behind it
+    assert first[0, :, 0, 11:].abs().max() == 0
+    # By hand: among the frames that it sees, a frame of the first chunk has the weights that it has
+    # where all are seen.
+    whole, *_ = StudentTeacher(student, "mine", whole=True).attention_maps(waveforms, counts)
+    expected = whole[..., :8, :11] / whole[..., :8, :11].sum(-1, keepdim=True)
+    torch.testing.assert_close(first[..., :8, :11], expected, atol=1e-5, rtol=0)
+    states = teacher.hidden_states(waveforms, counts)
+    assert {state.shape for state in states} == {(2, 49, 32)}
+    seen_whole = StudentTeacher(student, "mine", whole=True).hidden_states(waveforms, counts)
+    torch.testing.assert_close(states[0][0], seen_whole[0][0], atol=1e-5, rtol=0)
+    assert (states[-1] - seen_whole[-1]).abs().max() > 1e-2
 
 
 def test_no_gradient_reaches_it() -> None:
