@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobile_export.kit import PLATFORMS, RECORDING, require_free, write_kit
+from mobile_export.kit import PLATFORMS, RECORDING, require_free, require_suited, write_kit
 from mobile_export.programs import METHODS
 from mobile_export.progress import to_stderr
 from mobile_export.report import Report, report_path
 from mobile_export.rnnlm import export_rnnlm
 from mobile_export.targets import TARGETS, Target, target_named, target_of_suffix
+from rdsdk.audio import files
 from rdsdk.decoding.arguments import add_search_arguments, search
 from rdsdk.errors import ExportError
 from rdsdk.models import checkpoint, rnnlm
@@ -49,13 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.checkpoint / rnnlm.DESCRIPTION).is_file():
         return _export_rnnlm(options, parser)
+    # All that can be wrong is said before minutes of work, not after them.
     target = _target(options)
     if options.kit is not None:
         require_free(options.output)
+        files.duration_seconds(options.recording)
+    elif options.recording != RECORDING:
+        raise ExportError("--recording is for the test vectors of a --kit; name a kit or leave it")
+    if options.manifest is not None and not options.manifest.exists():
+        raise ExportError(f"there is no manifest at {options.manifest}; give recordings with text")
     source = checkpoint.load(options.checkpoint)
     context = (options.chunk_frames, options.left_frames, options.right_frames)
     if context != (None, None, None):
         source = checkpoint.in_context(source, *context)
+    if options.kit is not None:
+        require_suited(source)
     if options.kit is None:
         report = _export(target, source, options.output, options)
         print(f"{options.output}: {options.precision}, proven")
@@ -169,14 +178,12 @@ def _export_rnnlm(options: argparse.Namespace, parser: argparse.ArgumentParser) 
 def _target(options: argparse.Namespace) -> Target:
     if options.kit is None:
         return target_named(options.to or DEFAULT_TARGET, options.precision)
-    suffix = PLATFORMS[options.kit]
-    target = target_named(options.to or target_of_suffix(suffix), options.precision)
-    if target.suffix != suffix:
+    name = target_of_suffix(PLATFORMS[options.kit])
+    if options.to not in (None, name):
         raise ExportError(
-            f"a kit for {options.kit} takes a {suffix}, and {options.to} makes a {target.suffix}; "
-            "leave --to out"
+            f"a kit for {options.kit} takes what --to {name} makes, not {options.to}: leave it out"
         )
-    return target
+    return target_named(name, options.precision)
 
 
 def _export(target: Target, source: Checkpoint, path: Path, options: argparse.Namespace) -> Report:
@@ -218,6 +225,8 @@ def _write_kit(target: Target, source: Checkpoint, options: argparse.Namespace) 
         report.write(report_path(made.artefact))
     print(f"{made.folder}: {options.kit} kit, {options.precision}, proven; see its README.md")
     print(f"  its test vectors say: {made.vectors.text or '(nothing)'}")
+    if made.greedy_only:
+        to_stderr(f"warning: {made.greedy_only}")
     return report
 
 

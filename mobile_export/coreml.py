@@ -43,7 +43,7 @@ from mobile_export.coreml_verify import (
     prove,
     require_architecture,
 )
-from mobile_export.programs import folded
+from mobile_export.programs import card_faults, folded
 from mobile_export.report import require_place
 from mobile_export.vectors import Step
 from mobile_export.verify import for_its_latency
@@ -201,15 +201,16 @@ def _report(
     """Prove a package; what it must follow is converted anew into ``folder``."""
     student, card = reference(checkpoint), read_card(path)
     precision = card["precision"]
-    faults: list[str] = []
+    ios = card["package"]["ios"]
+    faults = card_faults(card, package_card(checkpoint, wanted, card["name"], precision, ios))
     exact: dict[str, Path] | None = None
     exact_agreement: dict[str, Any] = {}
     if precision != "fp32":
         exact = {}
         for key, function in wanted.items():
             program = trace(function) if traces is None else traces[key]
-            model = convert(function, program, "fp32", card["package"]["ios"])
-            own = package_card(checkpoint, {key: function}, key, "fp32", card["package"]["ios"])
+            model = convert(function, program, "fp32", ios)
+            own = package_card(checkpoint, {key: function}, key, "fp32", ios)
             exact[key] = write_package({key: model}, folder / f"exact-{key}{SUFFIX}", own, "")
             proof = prove(student, exact[key])
             exact_agreement[key] = proof.agreement.to_dict()

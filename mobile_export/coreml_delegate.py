@@ -45,7 +45,7 @@ from mobile_export.coreml_verify import (
     usual_recordings,
 )
 from mobile_export.executorch import RESERVED_CARD_BYTES, completed
-from mobile_export.programs import Method, card, methods
+from mobile_export.programs import Method, card, card_faults, methods
 from mobile_export.report import require_place
 from mobile_export.verify import for_its_latency
 from rdsdk.errors import ExportError, ModelError
@@ -120,7 +120,8 @@ def examine_coreml_pte(checkpoint: Checkpoint, path: Path | str) -> dict[str, An
     require_architecture(description, student, path)
     with tempfile.TemporaryDirectory(prefix="rdsdk-") as folder:
         method, precision = delegated_method(convertible(checkpoint)), description["precision"]
-        return _report(student, method, path, precision, Path(folder))
+        faults = card_faults(description, card(checkpoint, {FORWARD: method}, "", precision))
+        return _report(student, method, path, precision, Path(folder), faults)
 
 
 def read_delegate_card(path: Path) -> dict[str, Any]:
@@ -294,10 +295,15 @@ def _compare(
 
 
 def _report(
-    student: Student, method: Method, path: Path, precision: str, folder: Path
+    student: Student,
+    method: Method,
+    path: Path,
+    precision: str,
+    folder: Path,
+    faults: Sequence[str] = (),
 ) -> dict[str, Any]:
     exact: Delegated | None = None
-    faults: list[str] = []
+    faults = list(faults)
     exact_agreement: Mapping[str, Any] = {}
     delegated = unpack_delegate(path, folder / "delegate")
     if precision != "fp32":
@@ -306,7 +312,7 @@ def _report(
         exact = unpack_delegate(plain, folder / "exact")
         proof = prove_delegate(student, method, exact, "fp32", None)
         exact_agreement = {FORWARD: proof.agreement.to_dict()}
-        faults = [f"in float32, {fault}" for fault in proof.faults]
+        faults += [f"in float32, {fault}" for fault in proof.faults]
     proof = prove_delegate(student, method, delegated, precision, exact)
     proof.functions[FORWARD]["delegate_calls"] = 1
     return export_report(

@@ -13,6 +13,7 @@ from mobile_export.coreml_conversion import coremltools, quiet
 from mobile_export.coreml_programs import FORWARD, STEP
 from mobile_export.coreml_structure import FILES
 from rdsdk.errors import ExportError
+from rdsdk.outputs import usual_mode
 
 
 def ios_version(functions: Mapping[str, Any]) -> int:
@@ -41,6 +42,9 @@ def write_package(
         if item.is_file() and item.relative_to(path).as_posix() not in FILES:
             item.unlink()
     describe(path, card, author)
+    # coremltools lets nobody but the owner read.
+    for item in (path, *path.rglob("*")):
+        item.chmod(usual_mode(0o777 if item.is_dir() else 0o666))
     return path
 
 

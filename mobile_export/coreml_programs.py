@@ -19,6 +19,7 @@ from mobile_export.programs import (
     FULL_CONTEXT_MAX_SAMPLES,
     FULL_CONTEXT_MIN_SAMPLES,
     chunk_samples,
+    require_memory,
 )
 from rdsdk.errors import ExportError
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, SAMPLE_RATE, EncoderConfig
@@ -142,6 +143,7 @@ def functions(
         ExportError: a name that the student has not, or lengths that cannot be.
     """
     config = student.config
+    require_memory(config)
     known = (FORWARD,) if config.context is None else (FORWARD, STEP)
     wanted = known if names is None else tuple(dict.fromkeys(names))
     if not wanted or not set(wanted) <= set(known):

@@ -148,8 +148,9 @@ def export(
     if search is not None:
         description["search"] = search.to_dict()
     blank_card = json.dumps(description) + " " * RESERVED_CARD_BYTES
-    program = lower(made, blank_card, progress)
+    # Made before the long work, which is for nothing where nothing can be written.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        program = lower(made, blank_card, progress)
         candidate = Path(folder) / path.name
         candidate.write_bytes(seal(program))
         files = [] if search is None else search.files()

@@ -21,6 +21,7 @@ from mobile_export.vectors import (
 )
 from rdsdk.audio import files
 from rdsdk.errors import ExportError
+from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.runtime.program import Program
 
 PLATFORMS = {"android": ".pte", "ios": ".mlpackage", "cpp": ".pte"}
@@ -39,6 +40,8 @@ class Kit:
     platform: str
     artefact: Path
     vectors: Vectors
+    greedy_only: str
+    """What its samples write is not what rdsdk writes, and why; "" if it is."""
 
 
 def write_kit(
@@ -93,11 +96,23 @@ def write_kit(
         pretty = json.dumps(json.loads(card_json), indent=2, ensure_ascii=False)
         (made / "card.json").write_text(pretty + "\n", encoding="utf-8")
         vectors.write(made / "vectors")
-        _fill_in(made / "README.md", _facts(card, vectors, made / f"model{artefact.suffix}"))
+        greedy_only = _greedy_only(card)
+        facts = _facts(card, vectors, made / f"model{artefact.suffix}") | {"GREEDY": greedy_only}
+        _fill_in(made / "README.md", facts)
         if folder.exists():
             folder.rmdir()
         made.replace(folder)
-    return Kit(folder, platform, folder / f"model{artefact.suffix}", vectors)
+    return Kit(folder, platform, folder / f"model{artefact.suffix}", vectors, greedy_only)
+
+
+def require_suited(checkpoint: Checkpoint) -> None:
+    """Raise ExportError if there can be no kit of a checkpoint: samples stream and write text."""
+    if checkpoint.student.config.context is None or checkpoint.vocabulary is None:
+        lacks = "text" if checkpoint.vocabulary is None else "chunked context"
+        raise ExportError(
+            f"a kit is of a streaming student that writes text, and this one has no {lacks}; "
+            "export it without --kit"
+        )
 
 
 def require_free(folder: Path) -> None:
@@ -120,16 +135,23 @@ def _size_bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in parts if part.is_file())
 
 
-def _facts(card: Streaming, vectors: Vectors, artefact: Path) -> dict[str, Any]:
-    """What the README says about this very kit."""
-    words = (
-        ""
-        if card.vocabulary.lexicon is None
-        else (
+def _greedy_only(card: Streaming) -> str:
+    """Why the samples' text, the likeliest symbols, is not rdsdk's; "" if it is."""
+    if card.vocabulary.is_of_phones:
+        return (
+            "The symbols of this model are phones: rdsdk makes words of them by a search through a "
+            "lexicon and a language model, which these samples do not have. They show phones."
+        )
+    if card.vocabulary.lexicon is not None:
+        return (
             "The model's vocabulary is closed to a lexicon. rdsdk corrects words outside it; these "
             "samples do not, so their text can differ from rdsdk's."
         )
-    )
+    return ""
+
+
+def _facts(card: Streaming, vectors: Vectors, artefact: Path) -> dict[str, Any]:
+    """What the README says about this very kit."""
     return {
         "NAME": card.name,
         "PRECISION": card.precision,
@@ -142,7 +164,7 @@ def _facts(card: Streaming, vectors: Vectors, artefact: Path) -> dict[str, Any]:
         "CALLS": len(vectors.inputs),
         "TOLERANCE": vectors.tolerance,
         "TEXT": vectors.text,
-        "LEXICON": words,
+        "OVERLAP": card.overlap_samples,
         "EXECUTORCH": version("executorch"),
         "RDSDK": version("rdsdk"),
     }

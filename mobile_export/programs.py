@@ -5,6 +5,7 @@ Shapes: S samples, T = (S - 80) // 320 frames, V symbols, D width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from rdsdk.models.state import EncoderState, state_shapes
 from rdsdk.models.student import Student
 
 CARD_VERSION = 1
+_OWN_FIELDS = {"name", "measured", "search", "verification", "rdsdk_version"}
 METHODS = ("forward", "step", "features")
 STREAMING_MAX_SECONDS = 10.3
 FULL_CONTEXT_MAX_SAMPLES = 30 * SAMPLE_RATE
@@ -99,6 +101,18 @@ def exported_parameters(student: Student) -> int:
     return student.parameter_count() - sum(parameter.numel() for parameter in heads)
 
 
+def require_memory(config: EncoderConfig) -> None:
+    """A stream remembers something: runtimes take no tensors without values.
+
+    Raises:
+        ExportError: the context has no left frames.
+    """
+    if config.context is not None and config.context.left_frames < 1:
+        raise ExportError(
+            "an artefact needs left_frames of 1 or more, got 0; export it with --left-frames N"
+        )
+
+
 def chunk_samples(config: EncoderConfig, chunks: int) -> int:
     """Samples of ``chunks`` whole chunks and the overlap after them."""
     assert config.context is not None
@@ -124,6 +138,7 @@ def methods(
         ExportError: a method or layer that this student cannot have; names those it can.
     """
     config = student.config
+    require_memory(config)
     chosen = _method_names(config, names)
     hidden_layers = _hidden_layers(config, chosen, layers)
     state = () if config.context is None else tuple(student.encoder.fresh_state())
@@ -156,8 +171,9 @@ def methods(
     return made
 
 
-def _lengths(config: EncoderConfig) -> tuple[int, tuple[Any, ...], int, int]:
-    """Samples of the example, the dynamic shapes, fewest and most samples of a call."""
+def _lengths(config: EncoderConfig) -> tuple[int, tuple[Any, ...] | None, int, int]:
+    """Samples of the example, the dynamic shapes (None: there are none), fewest and most samples of
+    a call."""
     if config.context is None:
         # AUTO: of a named one the exporter cannot prove that it never gives a single frame.
         samples = Dim.AUTO(min=FULL_CONTEXT_MIN_SAMPLES, max=FULL_CONTEXT_MAX_SAMPLES)
@@ -165,7 +181,11 @@ def _lengths(config: EncoderConfig) -> tuple[int, tuple[Any, ...], int, int]:
         return example, ({1: samples},), FULL_CONTEXT_MIN_SAMPLES, FULL_CONTEXT_MAX_SAMPLES
     chunk_frames = config.context.chunk_frames
     most = max(1, int(STREAMING_MAX_SECONDS / (chunk_frames * HOP_SAMPLES / SAMPLE_RATE)))
-    example = chunk_samples(config, min(most, -(-EXAMPLE_FRAMES // chunk_frames)))
+    if most == 1:
+        least = chunk_samples(config, 1)
+        return least, None, least, least
+    # Of a single chunk the exporter would conclude that there is never another number.
+    example = chunk_samples(config, min(most, max(2, -(-EXAMPLE_FRAMES // chunk_frames))))
     chunks = Dim("chunks", min=1, max=most)
     samples = HOP_SAMPLES * chunk_frames * chunks + config.overlap_samples
     dynamic_shapes: tuple[Any, ...] = ({1: samples}, tuple({} for _ in EncoderState._fields))
@@ -247,3 +267,14 @@ def card(
         "measured": measured or {},
         "rdsdk_version": version("rdsdk"),
     }
+
+
+def card_faults(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What a card says otherwise than ``card`` would; name, figures and versions are its own."""
+    plain = json.loads(json.dumps(expected))
+    differing = [
+        name
+        for name in sorted({*found, *plain} - _OWN_FIELDS)
+        if found.get(name) != plain.get(name)
+    ]
+    return [f"its card has another {name} than this checkpoint" for name in differing]

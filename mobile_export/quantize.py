@@ -90,3 +90,17 @@ def quantize(student: Student, precision: str) -> Student:
     quantized = folded(student.copy().requires_grad_(False))
     PRECISIONS[precision](quantized)
     return quantized
+
+
+def most_weight_bytes(student: Student, precision: str) -> int:
+    """What the weights of a student may take in a named precision, scales and small tensors too."""
+    total = 0.0
+    for name, weight in student.named_parameters():
+        if name.startswith("projections."):
+            continue
+        inputs = weight[0].numel() if weight.ndim > 1 else 0
+        rounded = precision != "fp32" and inputs >= LEAST_INPUTS
+        # The scale of each channel, and its sum.
+        total += weight.numel() + 8 * len(weight) if rounded else 4 * weight.numel()
+    # Windows of frames are wider than the kernels that they are for.
+    return round(1.25 * total) + 65_536

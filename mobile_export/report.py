@@ -142,10 +142,13 @@ def require_place(path: Path, suffix: str) -> None:
     """Do nothing if an artefact may be written to ``path``.
 
     Raises:
-        ExportError: its name ends otherwise, or its folder is not there.
+        ExportError: its name ends otherwise, its folder is not there, or it is to be a file and is
+            a folder.
     """
     if path.suffix != suffix:
         raise ExportError(f"{path} does not end in {suffix}; name the artefact like model{suffix}")
+    if suffix == ".pte" and path.is_dir():
+        raise ExportError(f"{path} is a folder, and is to be a file; give another name")
     if not path.parent.is_dir():
         raise ExportError(f"{path.parent} is not a folder; make it first")
 

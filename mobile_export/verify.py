@@ -18,7 +18,7 @@ from mobile_export.outside_time import outside_times
 from mobile_export.programs import exported_parameters, folded
 from mobile_export.progress import Progress, silent
 from mobile_export.pte_graph import read_graph
-from mobile_export.quantize import PRECISIONS, quantize
+from mobile_export.quantize import PRECISIONS, most_weight_bytes, quantize
 from mobile_export.report import Report
 from mobile_export.structure import file_faults
 from rdsdk.decoding.settings import BeamSettings
@@ -106,6 +106,12 @@ def examine(
     graph = read_graph(read_artefact(path))
     structures, faults = file_faults(student.config, card.methods, card.parameters, graph)
     report.faults += faults
+    most = most_weight_bytes(student, card.precision)
+    if graph.weight_bytes > most:
+        report.faults.append(
+            f"the weights take {graph.weight_bytes} bytes, in {card.precision} at most {most}: "
+            "some are not rounded"
+        )
     report.methods = {name: found.to_dict() | {"time": None} for name, found in structures.items()}
     floor = round(BYTES_A_PARAMETER.get(card.precision, 4.0) * card.parameters)
     report.file |= {
@@ -113,7 +119,7 @@ def examine(
         "floor_bytes": floor,
         "file_to_floor": round(program.size_bytes / floor, 3),
     }
-    if faults:
+    if report.faults:
         return report
     progress("comparing it with the checkpoint, call by call")
     twin = folded(quantize(student, card.precision))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def require_folder(path: Path) -> None:
             if not place.is_dir():
                 raise ConfigError(f"cannot write into {path}: {place} is a file, not a folder")
             return
+
+
+def usual_mode(most: int) -> int:
+    """``most`` without what the process's umask takes away."""
+    # It can only be read by setting it.
+    umask = os.umask(0)
+    os.umask(umask)
+    return most & ~umask
 
 
 def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdsdk.commands.console import warnings_in_one_line
 from rdsdk.errors import ConfigError
-from rdsdk.outputs import require_file
+from rdsdk.outputs import require_file, usual_mode
 from rdsdk.runtime.recognizer import DEFAULT_MODEL, load
 
 
@@ -64,16 +64,9 @@ def _write(output: Path, features: np.ndarray) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             np.save(file, features)
-        part.chmod(0o666 & ~_umask())
+        part.chmod(usual_mode(0o666))
         part.replace(output)
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None
     finally:
         part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    # It can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -16,6 +16,10 @@ from rdsdk.errors import ConfigError
 
 BLANK = "<blank>"
 BOUNDARY = "|"
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
+PHONES = frozenset(phone for kind in (_VOWELS, _CONSONANTS) for phone in kind.split())
+"""Those of the CMU dictionary, without stress."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ class Vocabulary:
         object.__setattr__(self, "_ids", ids)
         for word in self.lexicon or ():
             self.encode(word)
+
+    @property
+    def is_of_phones(self) -> bool:
+        """The symbols are phones: no text until a search makes words of them."""
+        others = {symbol for index, symbol in enumerate(self.symbols) if index != self.blank}
+        return bool(others) and others <= PHONES
 
     @classmethod
     def characters(cls, lexicon: Iterable[str] | None = None) -> Vocabulary:

@@ -9,6 +9,8 @@ import soundfile
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.phones import PHONES, USUAL_LENGTH, main, phones_of
 from rdsdk.data.word_clips import Words, WordSpan
+from rdsdk.decoding import vocabulary
+from rdsdk.decoding.vocabulary import Vocabulary
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech" / "manifest.jsonl"
 
@@ -19,6 +21,17 @@ def test_a_words_time_is_shared_as_its_phones_usually_last() -> None:
     assert first == ("S", 1.0, pytest.approx(1.12, abs=1e-3))
     assert second == ("IY", first[2], 1.23)
     assert USUAL_LENGTH["S"] > USUAL_LENGTH["IY"]
+
+
+def test_a_vocabulary_of_phones_is_no_text() -> None:
+    assert set(PHONES) == vocabulary.PHONES
+    assert Vocabulary.words(PHONES).is_of_phones
+    for other in (
+        Vocabulary.words(["B", "ONE"]),
+        Vocabulary.characters(),
+        Vocabulary(("-",), 0, None),
+    ):
+        assert not other.is_of_phones
 
 
 def test_real_speech_becomes_an_aligned_corpus(tmp_path: Path) -> None:

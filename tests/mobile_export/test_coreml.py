@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import mobile_export.coreml as coreml_room
 from mobile_export.coreml import ExportedPackage, export_coreml, package_step, verify_package
-from mobile_export.coreml_card import read_card
+from mobile_export.coreml_card import CARD_KEY, read_card
 from mobile_export.coreml_conversion import convert, trace
 from mobile_export.coreml_interpreter import Interpreter, read_model
 from mobile_export.coreml_programs import Function, pack, packed_shape, unpack
@@ -38,6 +39,9 @@ def test_a_package_holds_its_program_and_weights_and_nothing_else(
         assert files(made.path) == FILES
         assert made.size_bytes == sum(f.stat().st_size for f in made.path.rglob("*") if f.is_file())
         assert made.report["verdict"] == "passed"
+        # coremltools lets only the owner read.
+        for item in (made.path, *made.path.rglob("*")):
+            assert item.stat().st_mode & 0o044 == 0o044
         assert [item.name for item in made.path.parent.iterdir()] == [made.path.name]
 
 
@@ -234,6 +238,28 @@ def test_a_package_is_proven_again_later(
     changed.student.encoder.layers[1].ffn_out.bias.data += 1e-3  # type: ignore[union-attr,operator]
     with pytest.raises(ExportError, match=r"forward: bias of linear .* differs"):
         verify_package(changed, full_context_package.path)
+
+
+def test_a_card_that_says_something_else_is_refused(
+    streaming: Checkpoint,
+    exact_packages: dict[str, Path],
+    edited,  # type: ignore[no-untyped-def]
+) -> None:
+    right = read_card(exact_packages["step"])
+    assert verify_package(streaming, exact_packages["step"])["faults"] == []
+    wrong = json.loads(json.dumps(right))
+    symbols = wrong["vocabulary"]["symbols"]
+    symbols[3], symbols[4] = symbols[4], symbols[3]
+    wrong |= {"overlap_samples": 12_345, "parameters": 7}
+    wrong["context"]["chunk_frames"] += 1
+
+    def lie(model: Any) -> None:
+        model.description.metadata.userDefined[CARD_KEY] = json.dumps(wrong)
+
+    with pytest.raises(ExportError) as refused:
+        verify_package(streaming, edited(exact_packages["step"], lie))
+    for name in ("vocabulary", "overlap_samples", "parameters", "context"):
+        assert f"its card has another {name} than this checkpoint" in str(refused.value)
 
 
 def test_no_card_no_package(tmp_path: Path, exact_packages: dict[str, Path], edited) -> None:  # type: ignore[no-untyped-def]

@@ -16,12 +16,13 @@ from mobile_export.executorch import Exported, export
 from mobile_export.programs import Method, exported_parameters, folded, methods
 from mobile_export.progress import silent
 from mobile_export.pte_graph import read_graph
-from mobile_export.quantize import quantize
+from mobile_export.quantize import most_weight_bytes, quantize
 from mobile_export.report import report_path
 from mobile_export.structure import file_faults, structure
 from rdsdk.errors import ConfigError, ExportError, ModelError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.models.config import Context, preset
 from rdsdk.models.frame_conv import tap_groups
 from rdsdk.models.student import Student
 from rdsdk.runtime.artefact import read_artefact
@@ -42,6 +43,16 @@ def test_a_float_artefact_equals_its_checkpoint_to_rounding(small_fp32: Exported
         *("log_probs", "hidden", "hidden_1", "hidden_4"),
         *("positions", "keys", "values", "valid"),
     }
+
+
+def test_weights_that_were_not_rounded_are_too_many_bytes(
+    small: Checkpoint, small_int8: Exported, small_fp32: Exported
+) -> None:
+    for made in (small_int8, small_fp32):
+        held = made.report.file["weight_bytes"]
+        assert held <= most_weight_bytes(small.student, made.report.precision)
+    student = Student(preset("arm-mini"))
+    assert most_weight_bytes(student, "int8") < 0.5 * 4 * student.parameter_count()
 
 
 def test_an_int8_artefact_is_close_and_its_linear_layers_are_int8(
@@ -217,6 +228,26 @@ def test_methods_and_layers_that_a_student_cannot_have_are_refused(
     ):
         with pytest.raises(ExportError, match=said):
             methods(student, names, layers)
+
+
+@pytest.mark.parametrize(("chunk_frames", "most"), [(230, 2), (300, 1)])
+def test_chunks_of_seconds_are_traced_too(chunk_frames: int, most: int) -> None:
+    config = preset("tiny").streaming(Context(chunk_frames, left_frames=8))
+    forward = methods(Student(config).eval())["forward"]
+    assert forward.max_samples == 320 * chunk_frames * most + 80
+    program = torch.export.export(
+        forward.module, forward.example, dynamic_shapes=forward.dynamic_shapes, strict=False
+    )
+    for chunks in range(1, most + 1):
+        waveform = torch.randn(1, 320 * chunk_frames * chunks + 80)
+        hidden, *_ = program.module()(waveform, *forward.example[1:])
+        assert hidden.shape == (1, chunk_frames * chunks, config.width)
+
+
+def test_a_stream_without_memory_is_refused() -> None:
+    config = preset("tiny").streaming(Context(8, left_frames=0))
+    with pytest.raises(ExportError, match="left_frames of 1 or more"):
+        methods(Student(config))
 
 
 def lowering_of(source: Exported) -> Any:

@@ -21,7 +21,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.runtime.program import Program
 from tests.mobile_export.compilers import build_stream
-from tests.mobile_export.conftest import make_small
+from tests.mobile_export.conftest import SMALL_FULL, make_checkpoint, make_small
 from tests.mobile_export.test_executorch import lowering_of
 
 
@@ -120,8 +120,33 @@ def test_a_kit_that_no_target_makes_is_refused(
     assert cli.main([*export, "--kit", "ios"]) == 2
     assert "nothing that ends in '.mlpackage' is exported here" in capsys.readouterr().err
     assert cli.main([*export, "--kit", "ios", "--to", "pte"]) == 2
-    assert "a kit for ios takes a .mlpackage" in capsys.readouterr().err
+    assert "nothing that ends in '.mlpackage'" in capsys.readouterr().err
+    for other in ("coreml-pte", "mlpackage"):
+        assert cli.main([*export, "--kit", "android", "--to", other]) == 2
     assert not (tmp_path / "kit").exists()
+
+
+@pytest.mark.parametrize(
+    ("kit", "to", "takes"),
+    [("ios", "pte", "mlpackage"), ("android", "coreml-pte", "pte"), ("cpp", "mlpackage", "pte")],
+)
+def test_a_kit_is_of_what_its_platform_runs(
+    folder: Path, tmp_path: Path, kit: str, to: str, takes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", str(folder), "-o", str(tmp_path / "kit"), "--kit", kit, "--to", to]
+    assert cli.main(arguments) == 2
+    assert f"a kit for {kit} takes what --to {takes} makes, not {to}" in capsys.readouterr().err
+
+
+def test_a_kit_needs_a_student_that_streams_text(
+    full_context: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mute = checkpoint.save(tmp_path / "mute", full_context)
+    assert cli.main(["export", str(mute), "-o", str(tmp_path / "kit"), "--kit", "cpp"]) == 2
+    assert "this one has no text" in capsys.readouterr().err
+    whole = checkpoint.save(tmp_path / "whole", make_checkpoint(SMALL_FULL))
+    assert cli.main(["export", str(whole), "-o", str(tmp_path / "kit"), "--kit", "cpp"]) == 2
+    assert "this one has no chunked context" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +158,11 @@ def test_a_kit_that_no_target_makes_is_refused(
         (["--layers", "1"], "need the method features"),
         (["--measured", "figures.json"], "expected an object"),
         (["--measured", "missing.json"], "cannot be read"),
+        (["--manifest", "missing.jsonl"], "there is no manifest at missing.jsonl"),
+        (["--recording", "figures.json"], "name a kit or leave it"),
+        (["--kit", "cpp", "-o", "kit", "--recording", "missing.wav"], "missing.wav"),
+        (["--left-frames", "0"], "left_frames of 1 or more"),
+        (["-o", "folder.pte"], "is a folder, and is to be a file"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_work(
@@ -145,6 +175,7 @@ def test_what_is_wrong_is_said_before_the_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("figures.json").write_text("[1]")
+    Path("folder.pte").mkdir()
     assert cli.main(["export", str(folder), "-o", "model.pte", *options]) == 2
     error = capsys.readouterr().err
     assert said in error

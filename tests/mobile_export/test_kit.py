@@ -216,6 +216,15 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_phones_are_named_as_no_text_yet(tmp_path):
+    made = write_kit(bundled_models()["english"], "cpp", tmp_path / "kit")
+    assert "symbols of this model are phones" in made.greedy_only
+    text = (made.folder / "README.md").read_text(encoding="utf-8")
+    assert " ".join(made.greedy_only.split()) in " ".join(text.split())
+    assert "9040 samples, of which 3920 belong" in " ".join(text.split())
+    assert write_kit(DIGITS, "cpp", tmp_path / "digits").greedy_only == ""
+
+
 def test_a_lexicon_is_named_as_something_the_sample_does_not_do(streaming_pte, tmp_path):
     program = Program(streaming_pte)
     card = json.loads(program.card_json)

@@ -8,20 +8,27 @@ import kotlin.concurrent.thread
 import kotlin.math.max
 
 /**
- * [onText] gets each text and whether it is final; a later text replaces one that is not. It is
- * called on the listening thread: post to the main thread before touching views.
+ * [onText] gets each text and whether it is final; a later text replaces one that is not. [onFault]
+ * is told why listening ended by itself, as when the microphone went away; [start] begins anew.
+ * Both are called on the listening thread: post to the main thread before touching views.
  */
 class MicrophoneCaptions(
     private val captions: Captions,
+    private val onFault: (Throwable) -> Unit,
     private val onText: (text: String, isFinal: Boolean) -> Unit,
 ) {
     @Volatile private var isOn = false
-    private var listener: Thread? = null
+    @Volatile private var listener: Thread? = null
 
-    /** Begins to listen; a stream starts anew. Throws [IllegalStateException] without a microphone. */
+    /**
+     * Begins to listen, unless it does already; a stream starts anew. Throws [IllegalStateException]
+     * without a microphone, or in a callback.
+     */
     @Synchronized
     fun start() {
-        if (listener != null) return
+        check(listener != Thread.currentThread()) { "start() belongs outside of the callbacks" }
+        if (isOn) return
+        listener?.join() // the last lines of a stream that is ending
         val rate = captions.card.sampleRate
         val mono = AudioFormat.CHANNEL_IN_MONO
         val float = AudioFormat.ENCODING_PCM_FLOAT
@@ -33,32 +40,33 @@ class MicrophoneCaptions(
         listener = thread(name = "captions") { listen(record) }
     }
 
-    /** Ends listening; the last lines have been given when it returns. */
-    @Synchronized
+    /** Ends listening; the last lines have been given when it returns, or follow a callback. */
     fun stop() {
         isOn = false
-        listener?.join()
-        listener = null
+        if (listener != Thread.currentThread()) listener?.join()
     }
 
     private fun listen(record: AudioRecord) {
+        val fault = runCatching { hear(record) }.exceptionOrNull()
+        record.release()
+        isOn = false
+        val late = runCatching { captions.finish().forEach { onText(it, true) } }.exceptionOrNull()
+        (fault ?: late)?.let(onFault)
+    }
+
+    private fun hear(record: AudioRecord) {
         val block = FloatArray(captions.card.sampleRate / 10)
         var shown = ""
-        try {
-            captions.reset()
-            record.startRecording()
-            while (isOn) {
-                val count = record.read(block, 0, block.size, AudioRecord.READ_BLOCKING)
-                if (count < 0) break // the microphone went away
-                captions.feed(block.copyOf(count)).forEach { onText(it, true) }
-                if (captions.partial != shown) {
-                    shown = captions.partial
-                    if (shown.isNotEmpty()) onText(shown, false)
-                }
+        captions.reset()
+        record.startRecording()
+        while (isOn) {
+            val count = record.read(block, 0, block.size, AudioRecord.READ_BLOCKING)
+            check(count >= 0) { "the microphone went away ($count)" }
+            captions.feed(block.copyOf(count)).forEach { onText(it, true) }
+            if (captions.partial != shown) {
+                shown = captions.partial
+                if (shown.isNotEmpty()) onText(shown, false)
             }
-            captions.finish().forEach { onText(it, true) }
-        } finally {
-            record.release()
         }
     }
 }

@@ -1,10 +1,13 @@
-// Runs the sample on a computer: check KIT | feed KIT BLOCK_SAMPLES | microphone KIT
+// Runs the sample on a computer: check KIT | feed KIT BLOCK_SAMPLES | microphone KIT | one-line KIT
 package rdsdk.captions
 
 import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import kotlin.system.exitProcess
+
+fun ended() =
+    Thread.getAllStackTraces().keys.filter { it.name == "captions" }.forEach(Thread::join)
 
 fun main(arguments: Array<String>) {
     val (task, kit) = arguments
@@ -27,12 +30,28 @@ fun main(arguments: Array<String>) {
             captions.finish().forEach(::println)
         }
         "microphone" -> {
-            val listener = MicrophoneCaptions(captions) { text, isFinal ->
+            val onFault = { fault: Throwable -> println("! ${fault.message}") }
+            val listener = MicrophoneCaptions(captions, onFault) { text, isFinal ->
                 println((if (isFinal) "" else "~ ") + text)
             }
+            // The stand-in's microphone goes away at the end of its file, and comes again.
+            repeat(2) {
+                listener.start()
+                listener.start()
+                ended()
+            }
+            listener.stop()
+        }
+        "one-line" -> {
+            lateinit var listener: MicrophoneCaptions
+            listener = MicrophoneCaptions(captions, { println("! ${it.message}") }) { text, isFinal ->
+                if (isFinal) {
+                    println(text)
+                    listener.stop()
+                }
+            }
             listener.start()
-            // The stand-in's microphone goes away at the end of its file, and the listener with it.
-            Thread.getAllStackTraces().keys.filter { it.name == "captions" }.forEach(Thread::join)
+            ended()
             listener.stop()
         }
         else -> error("no task $task")
