@@ -2,12 +2,14 @@
 
 A file that breaks off (a truncated download, a damaged frame) gives all that could be decoded and
 then a ``TruncatedAudioWarning`` with the seconds that were read; only a file that gives nothing is
-an error. Formats that do not declare their length, Ogg among them, cannot be seen to be cut.
+an error. Formats that do not declare their length, Ogg among them, cannot be seen to be cut, and of
+several recordings joined into one file, as by ``cat a.mp3 b.mp3``, the first alone may be read.
 """
 
 from __future__ import annotations
 
 import re
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from rdsdk.audio.samples import (
     check_sample_rate,
     from_array,
     mono,
+    too_short,
 )
 from rdsdk.errors import AudioError
 
@@ -42,6 +45,7 @@ _DECODE_SECONDS = 0.25
 _TOLERANCE_SECONDS = 0.25
 # A writer that cannot seek leaves "unknown" in the header.
 _UNKNOWN_BYTES = 0x7FFFFFFF - 0x10000
+_UNKNOWN_FRAMES = 2**48
 
 
 class TruncatedAudioWarning(UserWarning):
@@ -88,7 +92,8 @@ def duration_seconds(path: str | Path) -> float | None:
         AudioError: as ``read_blocks``.
     """
     with _open(Path(path)) as sound:
-        return sound.frames / sound.samplerate if sound.frames > 0 else None
+        frames = _declared_frames(sound)
+        return frames / sound.samplerate if frames else None
 
 
 def read_raw(
@@ -130,15 +135,23 @@ def _raw_blocks(
 
 
 def _open(path: Path) -> ForwardFile:
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder, expected a sound file")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise AudioError(f"{path} is a folder, expected a sound file")
+        if not stat.S_ISREG(mode):
+            # To look at its beginning would take that away.
+            raise AudioError(
+                f"{path} is no file but a pipe or a device; pipe raw samples in instead "
+                "(rdsdk transcribe --raw-rate HZ -)"
+            )
         with path.open("rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
         raise AudioError(f"no such file: {path}") from None
-    except OSError as error:
-        raise AudioError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AudioError(f"cannot read {str(path)!r}: {reason}") from None
     if empty:
         raise AudioError(f"{path} is empty, expected a sound file")
     try:
@@ -165,12 +178,17 @@ def _blocks(sound: ForwardFile, path: Path, block_seconds: float) -> Iterator[np
     gathered: list[np.ndarray] = []
     ready = 0
     with sound:
-        for block in _decoded(sound, path):
-            gathered.append(block)
-            ready += len(block)
-            if ready >= block_seconds * SAMPLE_RATE:
+        try:
+            for block in _decoded(sound, path):
+                gathered.append(block)
+                ready += len(block)
+                if ready >= block_seconds * SAMPLE_RATE:
+                    yield np.concatenate(gathered)
+                    gathered, ready = [], 0
+        except AudioError:
+            if ready:
                 yield np.concatenate(gathered)
-                gathered, ready = [], 0
+            raise
     if ready:
         yield np.concatenate(gathered)
 
@@ -178,8 +196,8 @@ def _blocks(sound: ForwardFile, path: Path, block_seconds: float) -> Iterator[np
 def _decoded(sound: ForwardFile, path: Path) -> Iterator[np.ndarray]:
     rate = sound.samplerate
     resampler = Resampler(rate)
-    declared = max(sound.frames, _declared_wav_frames(sound))
-    frames, broken = 0, False
+    declared = max(_declared_frames(sound), _declared_wav_frames(sound))
+    frames, given, broken = 0, 0, False
     while True:
         try:
             block = sound.read(int(_DECODE_SECONDS * rate), dtype="float32", always_2d=True)
@@ -188,12 +206,17 @@ def _decoded(sound: ForwardFile, path: Path) -> Iterator[np.ndarray]:
             block = np.zeros((0, sound.channels), np.float32)
         if not len(block):
             break
-        yield from _some(resampler.feed(mono(block, str(path), frames / rate)))
+        for waveform in _some(resampler.feed(mono(block, str(path), frames / rate))):
+            given += len(waveform)
+            yield waveform
         frames += len(block)
     if not frames:
         reason = "nothing in it can be decoded: it is damaged" if broken else "it has no samples"
         raise AudioError(f"{path}: {reason}; expected a recording")
-    yield from _some(resampler.finish())
+    rest = resampler.finish()
+    if not given and not len(rest):
+        raise AudioError(too_short(str(path), frames, rate))
+    yield from _some(rest)
     if broken or declared - frames > _TOLERANCE_SECONDS * rate:
         length = f" of {declared / rate:.1f} s" if declared > frames else ""
         warnings.warn(
@@ -202,6 +225,11 @@ def _decoded(sound: ForwardFile, path: Path) -> Iterator[np.ndarray]:
             ),
             stacklevel=2,
         )
+
+
+def _declared_frames(sound: ForwardFile) -> int:
+    """0 if the header does not say; libsndfile puts the largest number there is for that."""
+    return sound.frames if 0 < sound.frames < _UNKNOWN_FRAMES else 0
 
 
 def _declared_wav_frames(sound: ForwardFile) -> int:

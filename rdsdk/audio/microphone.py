@@ -165,7 +165,8 @@ class Microphone:
             # Asked for all it has, a device with one good channel of two is still heard.
             channels = min(2, int(found["max_input_channels"]))
             self._waiting = queue.Queue(max(1, round(self.queue_seconds / self.block_seconds)))
-            self._stopped = False
+            self._missed = self._silent_samples = 0
+            self._warned = False
             self._stream = module.InputStream(
                 device=self.device,
                 samplerate=self.sample_rate,
@@ -181,6 +182,7 @@ class Microphone:
 
     def close(self) -> None:
         """Let go of the device."""
+        self._stopped = False
         stream, self._stream = self._stream, None
         if stream is not None:
             # Aborted, not stopped: stopping waits for a driver that may be gone.
@@ -188,7 +190,10 @@ class Microphone:
             stream.close(ignore_errors=True)
 
     def stop(self) -> None:
-        """End the iteration after what has been heard so far; from any thread or handler."""
+        """End the iteration after what has been heard so far; from any thread or handler.
+
+        One that is about to begin ends at once: who said stop is not listened to.
+        """
         self._stopped = True
 
     def __enter__(self) -> Microphone:
@@ -229,6 +234,8 @@ class Microphone:
 
     def _hear(self, block: np.ndarray, frames: int, when: Any, status: Any) -> None:
         """The callback, on the driver's thread: it must never wait."""
+        if self._stopped:
+            return
         self.overflows += bool(status.input_overflow)
         self.underflows += bool(status.input_underflow)
         try:

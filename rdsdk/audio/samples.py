@@ -89,7 +89,15 @@ def from_array(samples: Any, sample_rate: float, source: str = "this audio") -> 
     if rate == SAMPLE_RATE:
         return waveform
     resampler = Resampler(rate)
-    return np.concatenate([resampler.feed(waveform), resampler.finish()])
+    resampled = np.concatenate([resampler.feed(waveform), resampler.finish()])
+    if not len(resampled):
+        raise AudioError(too_short(source, len(waveform), rate))
+    return resampled
+
+
+def too_short(source: str, samples: int, sample_rate: int) -> str:
+    """Why there is no sound in ``samples`` at their rate."""
+    return f"{source} is too short: its {samples} samples at {sample_rate} Hz make none at 16 kHz"
 
 
 class Resampler:

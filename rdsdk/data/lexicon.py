@@ -4,8 +4,8 @@ prepare lexicon english.lm -o english.dict``.
 The words are those of the language model, their phones those of PocketSphinx's dictionary (CMUdict
 without stress), which also aligned what models of phones are trained on (``rdsdk.data.phones``).
 A word that the dictionary does not know cannot be recognised; their number is printed.
-``--add FILE`` says how some of them are pronounced, ``--sound-out`` guesses the rest by
-espeak-ng's rules (``rdsdk.data.letter_to_sound``).
+``--add FILE`` says how some of them, and hotwords, are pronounced, ``--sound-out`` guesses the
+rest by espeak-ng's rules (``rdsdk.data.letter_to_sound``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def write_lexicon(
     Args:
         lm: KenLM's binary or ARPA.
         output: of lines ``WORD PH PH ...``, a line for each way to say a word.
-        more: pronouncing lexicons that come before the dictionary.
+        more: pronouncing lexicons that come before the dictionary; their words are written whether
+            the language model has them or not, so that they can be hotwords.
         sound_out: guess how words are pronounced that are in none.
 
     Returns:
@@ -45,18 +46,23 @@ def write_lexicon(
     output.parent.mkdir(parents=True, exist_ok=True)
     require_file(output)
     ways: dict[str, list[tuple[str, ...]]] = {}
+    added: dict[str, None] = {}
     for path in (*more, pocketsphinx_dictionary()):
         read: dict[str, list[tuple[str, ...]]] = {}
         for word, said in read_dictionary(path).items():
             read.setdefault(word.upper(), []).extend(said)
+            if path in more:
+                added[word] = None
         ways = {**read, **ways}
     words = words_of(lm)
     if sound_out:
         rest = [word for word in words if word.upper() not in ways and _is_a_word(word)]
         ways |= {word.upper(): [said] for word, said in sounded(rest).items()}
     known = [word for word in words if word.upper() in ways]
+    modelled = {word.upper() for word in words}
+    others = [word for word in added if word.upper() not in modelled]
     with output.open("w", encoding="utf-8") as file:
-        for word in known:
+        for word in (*known, *others):
             for number, phones in enumerate(dict.fromkeys(ways[word.upper()]), 1):
                 variant = f"({number})" if number > 1 else ""
                 file.write(f"{word}{variant} {' '.join(phones)}\n")

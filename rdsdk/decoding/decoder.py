@@ -11,6 +11,7 @@ from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.decoding.segment import Word
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.errors import ConfigError
 
 
 class Decoder(Protocol):
@@ -54,9 +55,19 @@ def new_decoder(
     """A greedy decoder; with ``beam`` or hotwords, a beam search.
 
     Raises:
-        ConfigError: flashlight-text is not installed, or a hotword cannot be written.
+        ConfigError: flashlight-text is not installed, a hotword cannot be written, or one of the
+            settings is of another kind.
         ModelError: the language model cannot be read.
     """
+    if not isinstance(beam, BeamSettings | None):
+        raise ConfigError(f"got beam={beam!r}, expected BeamSettings, 'greedy' or None")
+    if isinstance(hotwords, str):
+        raise ConfigError(
+            f"got hotwords={hotwords!r}, expected several texts: hotwords=[{hotwords!r}]"
+        )
+    blank = [hotword for hotword in hotwords if not (isinstance(hotword, str) and hotword.strip())]
+    if blank:
+        raise ConfigError(f"the hotword {blank[0]!r} is no word; leave it out")
     if beam is None and not hotwords:
         return GreedyDecoder(vocabulary, frame_seconds)
     from rdsdk.decoding.beam import BeamDecoder

@@ -334,7 +334,9 @@ def shared_search(
     Raises:
         ConfigError, ModelError: as ``BeamSearch``.
     """
-    files = [Path(path) for path in (settings.lm, settings.lexicon) if path is not None]
+    files = [
+        Path(path) for path in (settings.lm, settings.lexicon, settings.rnnlm) if path is not None
+    ]
     changed = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
     return _shared(vocabulary, settings, tuple(hotwords), changed)
 

@@ -19,7 +19,8 @@ class Word:
 class Segment:
     """A stretch of speech. Partials (``is_final=False``) supersede each other, finals never change.
 
-    ``stable`` is the part of a partial's text that later partials will not change.
+    An empty partial takes back the one before. ``stable`` is the part of a partial's text that
+    later partials will not change.
     """
 
     text: str

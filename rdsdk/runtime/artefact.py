@@ -38,17 +38,18 @@ def read_artefact(path: str | Path) -> bytes:
             its header says, or not what its seal says.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ModelError(
-            f"{path} is a folder, expected a .pte file; a checkpoint folder must be exported first "
-            "(rdsdk export)"
-        )
     try:
+        if path.is_dir():
+            raise ModelError(
+                f"{path} is a folder, expected a .pte file; a checkpoint folder must be exported "
+                "first (rdsdk export)"
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"no such file: {path}; expected a .pte file or a bundled name") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"cannot read {str(path)!r}: {reason}") from None
     if not data:
         raise ModelError(f"{path} is empty, expected a .pte file; {_AGAIN}")
     _check_header(data, path)

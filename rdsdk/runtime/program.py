@@ -50,6 +50,8 @@ class Program:
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.path = Path(path)
+        # A program goes on with its search after the working folder has changed.
+        self._folder = self.path.absolute().parent
         # The binding keeps a bare pointer into these bytes: they must outlive the program.
         self._data = read_artefact(self.path)
         self._lock = threading.Lock()
@@ -76,7 +78,7 @@ class Program:
     @property
     def search(self) -> BeamSettings | None:
         """The search of the card, its files beside the artefact; None is greedily."""
-        return None if self.card.search is None else self.card.search.beside(self.path.parent)
+        return None if self.card.search is None else self.card.search.beside(self._folder)
 
     def fresh_state(self) -> State:
         """The state of a stream that has heard nothing: zeros; empty for a full-context program."""

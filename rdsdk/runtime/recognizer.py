@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ class Recognizer:
 
         Raises:
             AudioError: the source cannot be read, or holds no sound. Samples that are not numbers
-                in the midst of a recording raise after the segments before them were given.
+                in the midst of a recording raise after what was heard before them was given as
+                final segments.
             DeviceError: the microphone cannot be opened, or went away; what was heard until then
                 is given as final segments first, and so it is on Ctrl-C.
             ModelError: the model gives features and no text, or fails; or the language model
@@ -119,7 +121,10 @@ class Recognizer:
         """
         # Not a generator itself: a wrong path or model fails here and not at the first segment.
         stream = self.stream(rules, partials, gate=gate, beam=beam, hotwords=hotwords)
-        return Transcription(_segments(stream, _blocks(source)), on_segment)
+        stop = getattr(source, "stop", None)
+        return Transcription(
+            _segments(stream, _blocks(source)), on_segment, stop if callable(stop) else None
+        )
 
     def features(self, source: Source, layer: int = -1) -> np.ndarray:
         """The hidden states (T, D) float32 of a recording, 50 a second.
@@ -219,10 +224,12 @@ def _blocks(source: Source) -> Iterator[np.ndarray]:
     if isinstance(source, (str, Path)):
         return files.read_blocks(source)
     if isinstance(source, tuple):
-        if len(source) != 2 or not isinstance(source[1], (int, float)):
-            raise AudioError(f"got a tuple of {len(source)}, expected (samples, sample rate in Hz)")
+        if len(source) != 2 or not isinstance(source[1], Real):
+            kinds = ", ".join(type(part).__name__ for part in source)
+            raise AudioError(f"got a tuple of ({kinds}), expected (samples, sample rate in Hz)")
         return iter([from_array(*source)])
-    if isinstance(source, np.ndarray):
+    # A tensor is one, too, and each of its rows would be taken for a block.
+    if hasattr(source, "__array__"):
         raise AudioError(
             "got an array without its sample rate; give (samples, sample_rate) instead"
         )
@@ -244,13 +251,14 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         raise AudioError("the blocks held no samples")
 
 
-def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Iterator[Segment]:
+def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
     with stream:
         try:
             for block in blocks:
                 yield from stream.feed(block)
-        except (DeviceError, KeyboardInterrupt):
-            # What was heard until the microphone went away, or until Ctrl-C, is not lost.
+        except (AudioError, DeviceError, KeyboardInterrupt):
+            # What was heard until the microphone went away, the recording broke, or Ctrl-C, is not
+            # lost.
             yield from stream.finish()
             raise
         yield from stream.finish()

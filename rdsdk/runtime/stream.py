@@ -103,7 +103,8 @@ class Stream:
         """Hear a block (S,) or (S, channels), float in [-1, 1] or integers, of any length.
 
         Returns:
-            The segments that became final, then at most one partial if its text changed.
+            The segments that became final, then at most one partial if its text changed: an empty
+            one if what was shown turned out to be nothing.
 
         Raises:
             AudioError: samples that are not numbers or a wrong shape; nothing of the block was
@@ -220,6 +221,9 @@ class Stream:
         if segments:
             self._shown = ""
         partial = self._segmenter.partial() if partials else None
+        if partial is None and partials and self._shown:
+            # What was shown turned out to be nothing, and is to be taken back.
+            partial = Segment("", (), self.seconds, self.seconds, is_final=False)
         if partial is not None and partial.text != self._shown:
             self._shown = partial.text
             segments.append(partial)

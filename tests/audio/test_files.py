@@ -1,4 +1,5 @@
 import io
+import os
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -113,6 +114,18 @@ def test_a_wav_of_unknown_length_is_not_called_truncated(tmp_path):
         assert len(files.read(path)) == pytest.approx(3 * SAMPLE_RATE, abs=2)
 
 
+def test_a_flac_of_unknown_length_is_not_called_truncated(tmp_path):
+    path = write(tmp_path / "piped.flac", seconds=2.0)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the number of samples: four bits here, and four bytes
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert files.duration_seconds(path) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(files.read(path)) == 32_000
+
+
 def test_a_damaged_frame_in_the_middle_keeps_what_came_before(tmp_path):
     path = write(tmp_path / "a.flac", seconds=6.0)
     data = bytearray(path.read_bytes())
@@ -139,6 +152,10 @@ def make_slow(path: Path) -> None:
     soundfile.write(path, np.zeros(100), 1)
 
 
+def make_short(path: Path) -> None:
+    soundfile.write(path, np.zeros(1), 48_000)
+
+
 def make_head(path: Path) -> None:
     cut(write(path), 0.0002)
 
@@ -156,6 +173,8 @@ def make_head(path: Path) -> None:
         ("slow.wav", make_slow, "sample rate of 1 Hz"),
         ("head.flac/inside.wav", lambda path: path.parent.touch(), "cannot read"),
         ("headerless.raw", make_noise, "raw-rate"),
+        ("pipe.wav", os.mkfifo, "pipe or a device"),
+        ("short.wav", make_short, "too short: its 1 samples at 48000 Hz"),
     ],
 )
 def test_a_bad_file_is_an_audio_error_that_names_it(tmp_path, name, make, says):

@@ -136,6 +136,39 @@ def test_stopping_from_another_thread_ends_the_iteration(driver: FakeDriver) -> 
     assert len(np.concatenate(list(microphone))) == pytest.approx(640, abs=2)
 
 
+def test_who_said_stop_is_not_listened_to_any_more(driver: FakeDriver) -> None:
+    microphone = Microphone()
+    taken = iter(microphone)
+    microphone.open()
+    driver.hear(tone(0.04))
+    next(taken)
+    microphone.stop()
+    for _ in range(100):
+        driver.hear(
+            tone(0.04)
+        )  # the driver goes on, and a slow listener would never come to an end
+    assert len(np.concatenate(list(taken))) < 640
+    # Before it begins, too; the next time is another one.
+    microphone.stop()
+    assert not np.concatenate(list(microphone)).size
+    microphone.open()
+    driver.hear(tone(0.04))
+    threading.Timer(0.2, microphone.stop).start()
+    assert len(np.concatenate(list(microphone))) == pytest.approx(640, abs=2)
+
+
+def test_what_was_missed_before_does_not_come_the_next_time(driver: FakeDriver) -> None:
+    microphone = Microphone(block_seconds=0.04, queue_seconds=0.08)
+    microphone.open()
+    for _ in range(100):
+        driver.hear(tone(0.04))
+    microphone.close()
+    microphone.open()
+    driver.hear(tone(0.04))
+    microphone.stop()
+    assert len(np.concatenate(list(microphone))) == pytest.approx(640, abs=2)
+
+
 def test_a_device_that_cannot_be_opened_says_which_there_are(driver: FakeDriver) -> None:
     with pytest.raises(DeviceError, match=r"'Nobody' cannot be opened.*inputs here: 1: Fake"):
         Microphone("Nobody").open()

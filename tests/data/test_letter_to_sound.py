@@ -68,6 +68,19 @@ def test_a_phone_without_a_counterpart_is_no_guess():
     assert phones("") is None
 
 
+def test_added_words_are_in_a_lexicon_for_hotwords(tmp_path, write_arpa):
+    lm = write_arpa(tmp_path / "tiny.arpa", "TOMATO", "X2")
+    names = tmp_path / "names.dict"
+    names.write_text("RDSDK AA R D IY EH S\ntomato T OW\n")
+    output = tmp_path / "tiny.dict"
+    assert main([str(lm), "-o", str(output), "--add", str(names)]) == 0
+    # A word of the language model stays written as there.
+    assert read_dictionary(output) == {
+        "TOMATO": [("T", "OW")],
+        "RDSDK": [("AA", "R", "D", "IY", "EH", "S")],
+    }
+
+
 def test_a_lexicon_guesses_only_where_it_is_told_to(tmp_path, write_arpa, capsys):
     lm = write_arpa(tmp_path / "tiny.arpa", "TOMATO", "ZORBLAXED", "X2")
     output = tmp_path / "tiny.dict"

@@ -48,6 +48,13 @@ def test_hotwords_join_its_words(own_pte):
     assert heard[1] == "ABC FGH"
 
 
+def test_its_files_are_found_from_another_folder(own_pte, tmp_path, monkeypatch):
+    monkeypatch.chdir(own_pte.parent)
+    recognizer = rdsdk.load(own_pte.name)
+    monkeypatch.chdir(tmp_path)
+    assert recognizer.stream() is not None
+
+
 def test_a_greedy_reading_knows_no_hotwords(own_pte):
     with pytest.raises(rdsdk.ConfigError, match="hotwords need a beam search"):
         rdsdk.load(own_pte).stream(beam="greedy", hotwords=["ABC"])

@@ -121,6 +121,21 @@ def test_partials_grow_and_what_was_stable_stays(recognizer):
             assert after.text.startswith(before.stable)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"hotwords": "Rdsdk"}, r"hotwords=\['Rdsdk'\]"),
+        ({"hotwords": [" "]}, "' ' is no word"),
+        ({"hotwords": [7]}, "7 is no word"),
+        ({"beam": "beam"}, "expected BeamSettings, 'greedy' or None"),
+        ({"beam": 50}, "expected BeamSettings, 'greedy' or None"),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_refused(recognizer, settings, says):
+    with pytest.raises(rdsdk.ConfigError, match=says):
+        recognizer.stream(**settings)
+
+
 def test_hotwords_alone_start_a_search(recognizer):
     """Half of the frames of a sound are cut off, so that it is heard as two letters alike."""
     mixed = 0.52 * tones("A") + 0.48 * tones("B")

@@ -151,11 +151,16 @@ def test_threads_may_share_a_recognizer(recognizer):
     [
         ("missing.wav", "no such file"),
         ((np.zeros(0), 16_000), "no samples"),
-        ((SPEECH,), "tuple of 1"),
+        ((SPEECH,), r"tuple of \(ndarray\)"),
         ((SPEECH, "fast"), "tuple"),
         ((SPEECH, 10), "sample rate"),
         (SPEECH, "without its sample rate"),
         (7, "got a int"),
+        ((16_000, SPEECH), r"got a tuple of \(int, ndarray\)"),
+        (torch.zeros(1, 16_000), "without its sample rate"),
+        ((np.zeros(1), 48_000), "too short: its 1 samples at 48000 Hz"),
+        ("a" * 300 + ".wav", "cannot read"),
+        ("nul\0.wav", "cannot read"),
     ],
 )
 def test_a_source_that_is_none_fails_at_once(recognizer, source, says):

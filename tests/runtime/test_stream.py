@@ -86,6 +86,20 @@ def test_partials_lead_to_the_final_text_and_their_stable_part_holds(program):
     pytest.fail("no segment became final")
 
 
+def test_what_was_shown_and_is_nothing_is_taken_back(program, monkeypatch):
+    stream = Stream(program)
+    at, shown = 0, ""
+    while shown != "ABC":
+        for segment in stream.feed(SPEECH[at : at + 400]):
+            shown = segment.text
+        at += 400
+    monkeypatch.setattr(stream._segmenter, "partial", lambda: None)
+    (taken_back,) = stream.feed(np.zeros(400, np.float32))
+    assert (taken_back.text, taken_back.words, taken_back.is_final) == ("", (), False)
+    assert taken_back.start == taken_back.end == stream.seconds
+    assert stream.feed(np.zeros(400, np.float32)) == []
+
+
 def test_partials_can_be_left_out(program):
     stream = Stream(program, partials=False)
     segments = []
