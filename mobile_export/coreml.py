@@ -175,7 +175,16 @@ def reference(checkpoint: Checkpoint) -> Student:
 
 
 def convertible(checkpoint: Checkpoint) -> Student:
-    """The same as it is converted: in convolutions that Core ML knows."""
+    """The same as it is converted: in convolutions that Core ML knows.
+
+    Raises:
+        ExportError: it hears energies, whose powers float16 has no room for.
+    """
+    if checkpoint.student.config.mel_bands:
+        raise ExportError(
+            "a student with mel_bands cannot be a Core ML package yet: in float16 soft powers "
+            "would be zero; export it to a .pte"
+        )
     return with_convolutions(reference(checkpoint))
 
 

@@ -29,7 +29,8 @@ from rdsdk.models.state import EncoderState, state_shapes
 from rdsdk.models.student import Student
 
 CARD_VERSION = 1
-_OWN_FIELDS = {"name", "measured", "search", "verification", "rdsdk_version"}
+# The architecture is compared as such: a card may lack what was added to it later.
+_OWN_FIELDS = {"architecture", "name", "measured", "search", "verification", "rdsdk_version"}
 METHODS = ("forward", "step", "features")
 STREAMING_MAX_SECONDS = 10.3
 FULL_CONTEXT_MAX_SAMPLES = 30 * SAMPLE_RATE
@@ -58,16 +59,18 @@ class Features(nn.Module):
     def __init__(self, student: Student, layers: Sequence[int]) -> None:
         super().__init__()
         # Not the student: the weights of its head would be stored again, read by nothing.
-        self.extractor = student.extractor
+        self.extractor, self.energies = student.extractor, student.energies
         self.encoder = student.encoder
         self.layers = tuple(layers)
 
     def forward(self, waveform: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         streaming = EncoderState(*state) if state else None
-        hidden, following = self.encoder(
-            self.extractor(waveform), streaming, followed=streaming is not None
-        )
-        return (*(hidden[layer - 1] for layer in self.layers), *(following if state else ()))
+        frames = self.extractor(waveform)
+        if self.energies is not None:
+            frames = frames + self.energies(waveform)
+        hidden, following = self.encoder(frames, streaming, followed=streaming is not None)
+        chosen = (hidden[layer - 1] for layer in self.layers)
+        return (*chosen, *(following if state else ()))
 
 
 @dataclass(frozen=True)

@@ -102,5 +102,6 @@ def most_weight_bytes(student: Student, precision: str) -> int:
         rounded = precision != "fp32" and inputs >= LEAST_INPUTS
         # The scale of each channel, and its sum.
         total += weight.numel() + 8 * len(weight) if rounded else 4 * weight.numel()
+    total += 4 * sum(buffer.numel() for buffer in student.buffers())
     # Windows of frames are wider than the kernels that they are for, and some layers stay float32.
     return round(1.6 * total) + 65_536

@@ -14,6 +14,7 @@ from typing import Any
 
 from mobile_export.pte_graph import Graph, Node, PteGraph, Value
 from rdsdk.models.config import EncoderConfig
+from rdsdk.models.energies import constant_values
 
 HOT = ("convolution", "linear", "mm", "addmm", "bmm", "_softmax", "gelu")
 """Operators that cost time: outside the delegate, slow kernels would run them."""
@@ -113,7 +114,7 @@ def structure_faults(config: EncoderConfig, method: str, found: Structure) -> li
         )
     elif not faults:
         faults += _softmax_faults(config, method, found) + _linear_faults(config, method, found)
-    gelus = len(config.convs) + 1 + config.layers
+    gelus = len(config.convs) + 1 + config.layers + (1 if config.mel_bands else 0)
     if found.delegated["gelu"] != gelus:
         faults.append(
             f"{method} has {found.delegated['gelu']} exact GELUs, the architecture has {gelus}"
@@ -149,11 +150,12 @@ def file_faults(
             continue
         found[name] = structure(lowered, inputs, outputs)
         faults += structure_faults(config, name, found[name])
-    faults += _weight_faults(graph, parameters)
+    constants = constant_values(config.mel_bands) if config.mel_bands else 0
+    faults += _weight_faults(graph, parameters, constants)
     return found, faults
 
 
-def _weight_faults(graph: PteGraph, parameters: int) -> list[str]:
+def _weight_faults(graph: PteGraph, parameters: int, constants: int) -> list[str]:
     """Stored twice, or by no method used: weights that make the file larger for nothing."""
     faults = []
     used = frozenset[str]().union(*(method.weights for method in graph.methods.values()))
@@ -161,10 +163,11 @@ def _weight_faults(graph: PteGraph, parameters: int) -> list[str]:
     if sum(stray.values()) > 4096:
         faults.append(f"{len(stray)} stored weights of {sum(stray.values())} bytes are never used")
     # Small tensors (masks, scales, indices) come with every method; 64 KiB are ample for them.
-    if graph.weight_bytes > 1.1 * 4 * parameters + 65_536:
+    values = parameters + constants
+    if graph.weight_bytes > 1.1 * 4 * values + 65_536:
         faults.append(
-            f"the weights take {graph.weight_bytes} bytes, {parameters} parameters of float32 need "
-            f"{4 * parameters}: something is stored more than once"
+            f"the weights take {graph.weight_bytes} bytes, {values} values of float32 need "
+            f"{4 * values}: something is stored more than once"
         )
     return faults
 

@@ -101,6 +101,8 @@ class EncoderConfig:
         first_norm_epsilon: of the first channel norm. It is a level: sound with a power well below
             it stays small, so that loud and soft moments remain different after the norm.
         conv_bias: whether the convolutions have a bias.
+        mel_bands: M of the log-mel energies beside the convolutions (``rdsdk.models.energies``); 0,
+            as published, leaves them out.
         position_kernel, position_groups: the position convolution.
         position: ``"centred"`` looks ahead half its kernel, as published; ``"causal"`` does not.
         context: chunk-wise attention, or None for full context (bidirectional).
@@ -120,6 +122,7 @@ class EncoderConfig:
     extractor_norm: ExtractorNorm = "group"
     first_norm_epsilon: float = 1e-5
     conv_bias: bool = False
+    mel_bands: int = 0
     position_kernel: int = 128
     position_groups: int = 16
     position: Position = "centred"
@@ -158,6 +161,8 @@ class EncoderConfig:
             raise ConfigError(
                 f"width {self.width} is not a multiple of position_groups {self.position_groups}"
             )
+        if not isinstance(self.mel_bands, int) or self.mel_bands < 0:
+            raise ConfigError(f"mel_bands must be an integer from 0, got {self.mel_bands!r}")
         if not 0.0 < self.first_norm_epsilon < 1.0:
             raise ConfigError(
                 f"first_norm_epsilon must be in (0, 1), got {self.first_norm_epsilon}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from rdsdk.models.config import OVERLAP_SAMPLES, SAMPLE_RATE, Context, ConvLayer, EncoderConfig
+from rdsdk.models.energies import macs_per_frame
 from rdsdk.models.student import Student
 
 
@@ -28,6 +29,7 @@ class Shape:
         projection_width: of the projection heads, one a layer; None without.
         symbols: of a CTC head; None without.
         gate_outputs: of WavLM's gated relative position, a linear layer a head (8); else 0.
+        mel_bands: of energies beside the extractor; 0 without.
         projected: whether a linear layer follows the extractor whatever its width, as in teachers.
     """
 
@@ -41,6 +43,7 @@ class Shape:
     projection_width: int | None = None
     symbols: int | None = None
     gate_outputs: int = 0
+    mel_bands: int = 0
     projected: bool = False
 
 
@@ -74,6 +77,7 @@ def student_shape(
         config.context,
         projection_width,
         symbols,
+        mel_bands=config.mel_bands,
     )
 
 
@@ -85,6 +89,8 @@ def macs(shape: Shape, samples: int) -> Macs:
         extractor += length * conv.kernel * inputs * conv.channels
         inputs = conv.channels
     width, frames = shape.width, length
+    if shape.mel_bands:
+        extractor += frames * macs_per_frame(shape.mel_bands, inputs)
     if shape.projected or inputs != width:
         extractor += frames * inputs * width
     left, again = 0, 0

@@ -15,6 +15,24 @@ from rdsdk.errors import ConfigError
 from rdsdk.models.student import Student
 
 
+def with_energies(student: Student, mel_bands: int) -> Student:
+    """A copy that hears log-mel energies of so many bands too, and at first makes nothing of them.
+
+    Raises:
+        ConfigError: it hears energies already, in another number of bands.
+    """
+    config = student.config
+    if config.mel_bands not in (0, mel_bands):
+        raise ConfigError(
+            f"mel_bands is {mel_bands}, and the student hears {config.mel_bands} bands already"
+        )
+    hearing = Student(
+        replace(config, mel_bands=mel_bands), student.symbols, student.projection_width
+    )
+    hearing.load_state_dict(hearing.state_dict() | student.state_dict())
+    return hearing
+
+
 def widened(student: Student, ffn: int) -> Student:
     """A copy with ``ffn`` units in each feed-forward, which says the same.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, Context, EncoderConfig
 from rdsdk.models.ctc import CTCHead
 from rdsdk.models.encoder import Encoder
+from rdsdk.models.energies import Energies
 from rdsdk.models.extractor import Extractor
 from rdsdk.models.state import EncoderState
 
@@ -44,6 +45,8 @@ class Student(nn.Module):
         super().__init__()
         self.config = config
         self.extractor = Extractor(config)
+        channels = config.convs[-1].channels
+        self.energies = Energies(config.mel_bands, channels) if config.mel_bands else None
         self.encoder = Encoder(config)
         self.ctc_head = None if symbols is None else CTCHead(config.width, symbols, config.dropout)
         self.projections = (
@@ -82,6 +85,7 @@ class Student(nn.Module):
             self,
             self.extractor(waveform),
             state,
+            waveform=waveform,
             frame_counts=frame_counts,
             frame_mask=frame_mask,
             context=context,
@@ -93,12 +97,17 @@ class Student(nn.Module):
         frames: Tensor,
         state: EncoderState | None = None,
         *,
+        waveform: Tensor | None = None,
         frame_counts: Tensor | None = None,
         frame_mask: Tensor | None = None,
         context: Context | Literal["full", "configured"] = "configured",
         followed: bool = False,
     ) -> tuple[StudentOutput, EncoderState]:
-        """The same from the extractor's frames (B, T, C); arguments as for ``Encoder``."""
+        """The same from the extractor's frames (B, T, C); arguments as for ``Encoder``. With
+        ``mel_bands`` the ``waveform`` (B, S) that they are of must come along."""
+        if self.energies is not None:
+            assert waveform is not None, "this student hears energies of the waveform, too"
+            frames = frames + self.energies(waveform)
         hidden, state = self.encoder(
             frames,
             state,
@@ -123,7 +132,12 @@ class Student(nn.Module):
 
     def embed(self, waveform: Tensor) -> Tensor:
         """waveform (B, S) -> (B, T, D): what the forward pass masks and gives to its layers."""
-        return self.encoder.project(self.extractor(waveform))
+        return self.encoder.project(self.frames(waveform))
+
+    def frames(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) -> (B, T, C): what the encoder hears."""
+        convolved: Tensor = self.extractor(waveform)
+        return convolved if self.energies is None else convolved + self.energies(waveform)
 
     def project(self, hidden: list[Tensor]) -> list[Tensor]:
         """Each layer's hidden state through its projection head: (B, T, P) a layer."""

@@ -52,11 +52,13 @@ class KeepBest(Callback):
         if trainer.sanity_checking:
             return
         figures = {
-            name: round(float(value), 5)
+            name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("dev/")
         }
-        record = {"step": trainer.global_step, **figures}
+        # Digits and not decimals: some losses are small numbers.
+        written = {name: float(f"{value:.5g}") for name, value in figures.items()}
+        record = {"step": trainer.global_step, **written}
         # Before the others are let go: of a sharded student each has only a part.
         kept = module.checkpoint({**self.provenance, "dev": record})  # type: ignore[operator]
         self._kept_step = trainer.global_step

@@ -37,7 +37,15 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
                 f"{recipe.imitation.teachers} one has another extractor; leave kept_passes out, or "
                 "start from a student that has the teacher's (rdsdk distill, extractor: frozen)"
             )
-        sequences = recipe.regularisation.sequence_steps
+        if recipe.kept_passes and student.config.mel_bands:
+            raise ConfigError(
+                "kept frames are those of convolutions, and student.mel_bands needs the sound; "
+                "leave kept_passes out"
+            )
+        chosen = recipe.regularisation
+        # Without a single alignment these losses would be 0 for ever.
+        aligned = chosen.sequence_steps or chosen.aligned_start_steps
+        trigram = corpus_trigram(recipe.train, vocabulary) if aligned else None
         return Finetuning(
             student,
             vocabulary,
@@ -46,7 +54,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.seed,
             teachers,
             recipe.imitation,
-            corpus_trigram(recipe.train, vocabulary) if sequences else None,
+            trigram if chosen.sequence_steps else None,
         )
 
     return run(

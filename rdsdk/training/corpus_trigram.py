@@ -24,7 +24,7 @@ def corpus_trigram(manifests: Sequence[str], vocabulary: Vocabulary) -> PhoneTri
     ]
     if not said:
         raise DataError(
-            "a sequence loss needs alignments, and none is in "
+            "losses over frames and sequences need alignments, and none is in "
             f"{', '.join(manifests)}; make such a corpus (rdsdk prepare phones)"
         )
     return PhoneTrigram.of(said, len(vocabulary))

@@ -57,7 +57,10 @@ def distill(recipe: DistillRecipe, resume: bool = False, teacher: Teacher | None
     config = recipe.student.config()
     # By itself a teacher takes bfloat16 on a GPU only; here it follows the run, which on processors
     # with bfloat16 instructions is faster as well.
-    precision: Precision = "bfloat16" if "bf16" in recipe.hardware.precision else "auto"
+    run_in = recipe.hardware.precision
+    precision: Precision = "bfloat16" if "bf16" in run_in else "auto"
+    if run_in.startswith("32"):
+        precision = "float32"
     loaded = load_teacher(recipe.teacher, precision=precision) if teacher is None else teacher
     heads = loaded.width if recipe.objective.heads else None
 

@@ -33,7 +33,7 @@ from rdsdk.training.masking import Masking, mask_ratio
 from rdsdk.training.schedule import warmup_cosine, warmup_linear
 from rdsdk.training.sharding import shard, whole
 from rdsdk.training.similarity import frame_similarity, similarity_image
-from rdsdk.training.steps import micro_step, refuse_non_finite
+from rdsdk.training.steps import refuse_non_finite, seed_step
 from rdsdk.training.teachers import Teacher, TeacherOutput
 from rdsdk.training.throughput import Stopwatch
 
@@ -122,9 +122,7 @@ class Distillation(L.LightningModule):
         return self.masking.masks(batch.ids, batch.frame_counts, length, ratio, draw)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        step = micro_step(self, batch_index)
-        # Dropout too is a function of the step, so that a resumed run draws it again alike.
-        torch.manual_seed((self.seed * 1_000_003 + step) * 4099 + self.global_rank)
+        step = seed_step(self, self.seed, batch_index)
         mask = self.draw_mask(batch, step)
         with self.stopwatch.span("teacher", batch.waveforms.device):
             targets = self._ask(batch, mask)

@@ -38,7 +38,7 @@ from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
 from rdsdk.training.sharding import shard, shard_module, whole
-from rdsdk.training.steps import log_probs_of, micro_step, refuse_non_finite
+from rdsdk.training.steps import log_probs_of, micro_step, refuse_non_finite, seed_step
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,7 @@ class Finetuning(L.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        seed_step(self, self.seed, batch_index)
         counts = batch.frame_counts.cpu()
         chosen = self.regularisation
         mel_until = chosen.mel_start_steps

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rdsdk.data.alignment import PADDING
 from rdsdk.data.batch import Batch
-from rdsdk.errors import DataError
 
 
 def aligned(batch: Batch) -> Tensor:
-    """The targets of a batch's frames, (B, T).
-
-    Raises:
-        DataError: none of its utterances has an alignment.
-    """
+    """The targets of a batch's frames, (B, T); none where it has no utterance with an alignment."""
     if batch.frame_targets is None:
-        raise DataError(
-            "losses over frames and sequences need utterances with an alignment, and none of the "
-            f"batch has one: {', '.join(batch.ids)}; make such a corpus (rdsdk prepare phones)"
+        return torch.full(
+            (len(batch.ids), int(batch.frame_counts.max())), PADDING, device=batch.waveforms.device
         )
     return batch.frame_targets
 

@@ -68,9 +68,10 @@ def frame_losses(
         target = unmasked[layer]
         if masked is not None:
             target = torch.where(frame_mask[..., None], target, masked[layer])
-        errors = (prediction.float() - target.float()).square().mean(dim=-1)
-        # Not multiplied by zero: what a teacher says of padding may be anything, NaN included.
-        errors = errors.masked_fill(~real, 0.0)
+        # Not multiplied by zero, and before anything has a gradient: what a teacher says of padding
+        # may be anything, NaN included.
+        difference = (prediction.float() - target.float()).masked_fill(~real[..., None], 0.0)
+        errors = difference.square().mean(dim=-1)
         masked_terms.append((errors * at_masked).sum() / divisor)
         unmasked_terms.append((errors * at_unmasked).sum() / divisor)
     return FrameLosses(torch.stack(masked_terms), torch.stack(unmasked_terms))
@@ -116,9 +117,11 @@ def temporal_gram(first: Tensor, second: Tensor) -> Tensor:
     """Temporal Gram matrix (B, T, T): entry (t, u) is the mean over channels of first_t second_u.
 
     ``first`` and ``second`` are (B, T, D). A mean and no sum, so that students and teachers of
-    different widths can be compared.
+    different widths can be compared. In float32 whatever the rest of a run is in: what is compared
+    are small differences.
     """
-    return torch.bmm(first.float(), second.float().transpose(1, 2)) / first.shape[-1]
+    with torch.autocast(first.device.type, enabled=False):
+        return torch.bmm(first.float(), second.float().transpose(1, 2)) / first.shape[-1]
 
 
 def relation_losses(
@@ -148,13 +151,16 @@ def relation_losses(
     if len(student) != len(teacher):
         raise ConfigError(f"{len(student)} student layers but {len(teacher)} teacher layers")
     real = real_frames(frame_counts, student[0].shape[1])
-    both_real = real[:, :, None] & real[:, None, :]
+    # Before they meet: NaN in padding would reach the gradients of what is real.
+    padding = ~real[..., None]
+    student = [states.masked_fill(padding, 0.0) for states in student]
+    teacher = [states.masked_fill(padding, 0.0) for states in teacher]
     divisor = frame_counts.square().sum() if pairs is None else pairs
 
     def error(layer: int, other: int) -> Tensor:
         ours = temporal_gram(student[layer], student[other])
         theirs = temporal_gram(teacher[layer], teacher[other])
-        return (ours - theirs).square().masked_fill(~both_real, 0.0).sum() / divisor
+        return (ours - theirs).square().sum() / divisor
 
     depth = len(student)
     layer_terms = torch.stack([error(layer, layer) for layer in range(depth)])

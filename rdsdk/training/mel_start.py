@@ -25,7 +25,9 @@ def log_mel(waveforms: Tensor) -> Tensor:
     """(B, S) -> (B, T, M): natural log of mel power in each frame's 400 samples, about -18 to 8."""
     window = torch.hann_window(RECEPTIVE_FIELD_SAMPLES, device=waveforms.device)
     frames = waveforms.float().unfold(1, RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES) * window
-    return torch.log(mel_power(frames, mel_filters(MEL_BANDS, *_HERTZ)) + _FLOOR)
+    # Float16 has no number as small as the floor.
+    with torch.autocast(waveforms.device.type, enabled=False):
+        return torch.log(mel_power(frames, mel_filters(MEL_BANDS, *_HERTZ)) + _FLOOR)
 
 
 def mel_loss(predicted: Tensor, waveforms: Tensor, frame_counts: Tensor) -> Tensor:

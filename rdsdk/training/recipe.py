@@ -10,7 +10,7 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
-from rdsdk.models.growth import doubled, narrowed, widened
+from rdsdk.models.growth import doubled, narrowed, widened, with_energies
 from rdsdk.models.student import Student
 from rdsdk.training.finetuning import Optimisation, Regularisation
 from rdsdk.training.imitation import Imitation
@@ -31,6 +31,8 @@ class StudentChoice:
             (``rdsdk.models.growth``). None keeps the architecture's.
         ffn: units of each feed-forward; a checkpoint's are added to, which first changes nothing,
             or those that say least are left out.
+        mel_bands: of log-mel energies beside the extractor (``rdsdk.models.energies``); a
+            checkpoint without any gets them, which first changes nothing.
         dropout: rate in training; None keeps the architecture's.
     """
 
@@ -39,6 +41,7 @@ class StudentChoice:
     context: Context | None = None
     width: int | None = None
     ffn: int | None = None
+    mel_bands: int | None = None
     dropout: float | None = None
 
     def build(self, vocabulary: Vocabulary) -> Student:
@@ -57,6 +60,8 @@ class StudentChoice:
                 config = replace(config, width=self.width)
             if self.ffn is not None:
                 config = replace(config, ffn=self.ffn)
+            if self.mel_bands is not None:
+                config = replace(config, mel_bands=self.mel_bands)
         else:
             assert self.checkpoint is not None
             source = checkpoint.load(self.checkpoint)
@@ -67,6 +72,9 @@ class StudentChoice:
             if self.ffn is not None:
                 resized = widened if self.ffn > source.student.config.ffn else narrowed
                 source = replace(source, student=resized(source.student, self.ffn))
+            if self.mel_bands is not None:
+                heard = with_energies(source.student, self.mel_bands)
+                source = replace(source, student=heard)
             config = source.student.config
         if self.dropout is not None:
             config = replace(config, dropout=self.dropout)

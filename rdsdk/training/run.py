@@ -144,13 +144,15 @@ class Corpora(L.LightningDataModule):
         super().__init__()
         self.recipe, self.vocabulary, self.train, self.dev = recipe, vocabulary, train, dev
         self.kept_passes = kept_passes
+        # All machines see the output folder, and one of them writes it.
+        self.prepare_data_per_node = False
 
     @property
     def _kept_folder(self) -> Path:
         return Path(self.recipe.output) / "frames"
 
     def prepare_data(self) -> None:
-        """Called in one process of each node, before the others go on."""
+        """Called in one process, before the others go on."""
         if not self.kept_passes:
             return
         assert self.trainer is not None

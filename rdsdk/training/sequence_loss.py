@@ -74,7 +74,7 @@ def lattice_free_mmi(
 ) -> Tensor:
     """Loss per frame of a batch, a scalar: ``(log P(any) - log P(said)) / frames``.
 
-    Utterances without an alignment are left out; one at least must have one.
+    Utterances without an alignment are left out; of none the loss is 0.
 
     Args:
         log_probs: (B, T, V); a constant added to a frame changes nothing.
@@ -83,10 +83,13 @@ def lattice_free_mmi(
             what is behind an utterance's frames is not looked at.
     """
     known = frame_targets[:, 0] != PADDING
+    if not bool(known.any()):
+        return log_probs.float().sum() * 0.0
     scores, frame_targets = log_probs[known].float(), frame_targets[known]
     frame_counts = frame_counts.to(scores.device)[known]
     trigram = trigram.to(scores.device)
-    with torch.no_grad():
+    # Sums over hundreds of frames: autocast would round each of them to bfloat16.
+    with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):
         any_b, any_btv = any_phones(scores, frame_counts, trigram)
         said_b, said_btv = said_phones(scores, frame_counts, frame_targets)
     frames = frame_counts.sum()

@@ -23,6 +23,16 @@ def micro_step(module: L.LightningModule, batch_index: int) -> int:
     return module.global_step * accumulated + batch_index % accumulated
 
 
+def seed_step(module: L.LightningModule, seed: int, batch_index: int) -> int:
+    """Make what a batch draws by itself, as dropout, a function of run, step and process; the step.
+
+    Otherwise processes would all draw alike, and a resumed run as at its beginning.
+    """
+    step = micro_step(module, batch_index)
+    torch.manual_seed((seed * 1_000_003 + step) * 4099 + module.global_rank)
+    return step
+
+
 def refuse_non_finite(module: L.LightningModule, loss: Tensor, ids: list[str]) -> None:
     """Stop before the update when a loss is infinite or NaN, in all processes together.
 
@@ -57,6 +67,7 @@ def log_probs_of(
     else:
         output, _ = student.hear(
             batch.frames.to(student.encoder.mask_embedding.dtype),
+            waveform=batch.waveforms,
             frame_counts=batch.frame_counts,
             frame_mask=frame_mask,
             context=context,

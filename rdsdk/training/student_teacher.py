@@ -49,7 +49,7 @@ class StudentTeacher(Teacher):
         self._freeze()
 
     def _extract(self, waveforms: Tensor) -> Tensor:
-        return self.student.extractor(waveforms)
+        return self.student.frames(waveforms)
 
     def _encode(
         self, features: Tensor, frame_counts: Tensor | None, frame_mask: Tensor | None
@@ -136,8 +136,8 @@ def copy_extractor(teacher: Teacher, student: Student, frozen: bool) -> None:
 def copy_front_end(source: Student, student: Student) -> None:
     """Give a student the convolutional front end of another one.
 
-    It is the extractor and the norm of its frames; what is wider or narrower than in the source
-    begins with the projection behind them.
+    It is the extractor, without energies beside it, and the norm of its frames; what is wider or
+    narrower than in the source begins with the projection behind them.
 
     Args:
         source: left as it is.

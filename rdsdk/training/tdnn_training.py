@@ -20,7 +20,7 @@ from rdsdk.training.frame_classification import aligned, classification_loss
 from rdsdk.training.masking import span_mask
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
-from rdsdk.training.steps import micro_step, refuse_non_finite
+from rdsdk.training.steps import micro_step, refuse_non_finite, seed_step
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class TdnnTraining(L.LightningModule):
         return TdnnCheckpoint(self.kept, self.vocabulary, provenance)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        seed_step(self, self.seed, batch_index)
         chosen = self.regularisation
         targets, counts = aligned(batch), batch.frame_counts
         frame_mask, band_mask = self._masks(counts.cpu(), batch_index)

@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
 from rdsdk.training.recipe import StudentChoice, read_recipe
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
+from rdsdk.training.steps import seed_step
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -137,10 +139,31 @@ def test_an_aligned_start_without_alignments_says_what_is_missing(
     plain = tmp_path / "plain.jsonl"
     plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe.write_text(recipe.read_text().replace(str(corpus[0]), str(plain)))
-    with pytest.raises(DataError, match="need utterances with an alignment"):
-        main(["--config", str(recipe), "--regularisation.aligned_start_steps", "4"])
-    with pytest.raises(DataError, match="a sequence loss needs alignments"):
-        main(["--config", str(recipe), "--regularisation.sequence_steps", "4"])
+    for losses in ("aligned_start_steps", "sequence_steps"):
+        with pytest.raises(DataError, match="need alignments, and none is in"):
+            main(["--config", str(recipe), f"--regularisation.{losses}", "4"])
+
+
+def test_a_checkpoint_may_be_given_energies_when_it_is_learnt_further(
+    recipe: Path, tmp_path: Path
+) -> None:
+    student, vocabulary = Student(preset("tiny"), symbols=3), Vocabulary.words(["A", "B"])
+    checkpoint.save(tmp_path / "deaf", checkpoint.Checkpoint(student, vocabulary, {}))
+    hearing = StudentChoice(checkpoint=str(tmp_path / "deaf"), mel_bands=20).build(vocabulary)
+    assert hearing.config == replace(student.config, mel_bands=20)
+    waveform = torch.randn(1, 320 * 16 + 80)
+    torch.testing.assert_close(
+        hearing.eval()(waveform)[0].log_probs, student.eval()(waveform)[0].log_probs
+    )
+    # And learns them with the extractor frozen; kept frames would have no sound for them.
+    arguments = ["--config", str(recipe), "--student.mel_bands", "20"]
+    arguments += ["--optimisation.freeze_extractor", "true"]
+    assert code_of(*arguments) == 0
+    learnt = checkpoint.load(tmp_path / "run" / "last").student
+    assert learnt.energies is not None
+    assert learnt.energies.join.weight.abs().max() > 0
+    with pytest.raises(ConfigError, match=r"student\.mel_bands needs the sound"):
+        main([*arguments, "--output", str(tmp_path / "kept"), "--kept_passes", "1"])
 
 
 def test_a_checkpoint_may_be_widened_when_it_is_learnt_further(tmp_path: Path) -> None:
@@ -167,7 +190,9 @@ def test_a_checkpoint_may_be_widened_when_it_is_learnt_further(tmp_path: Path) -
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
-    recipe.write_text(recipe.read_text().replace("steps: 8", "steps: 60"))
+    text = recipe.read_text().replace("steps: 8", "steps: 60")
+    assert "dropout: 0.0" in text
+    recipe.write_text(text.replace("dropout: 0.0", "dropout: 0.1"))
     whole = ["--config", str(recipe), "--output", str(tmp_path / "whole")]
     assert code_of(*whole) == 0
     process = start("finetune", "--config", str(recipe), "--hardware.workers", "1")
@@ -319,6 +344,21 @@ def test_contexts_are_drawn_alike_on_every_device_and_after_a_resume() -> None:
         str(Context(8, 16, 3)),
         "full",
     }
+
+
+def test_what_a_step_draws_is_of_the_step_and_of_its_process() -> None:
+    def drawn(step: int, batch_index: int, rank: int, accumulated: int = 1) -> float:
+        module = SimpleNamespace(
+            trainer=SimpleNamespace(accumulate_grad_batches=accumulated),
+            global_step=step,
+            global_rank=rank,
+        )
+        seed_step(module, 7, batch_index)  # type: ignore[arg-type]
+        return float(torch.rand(()))
+
+    assert drawn(3, 0, 0) == drawn(3, 0, 0)
+    others = [drawn(3, 0, 1), drawn(4, 0, 0), drawn(3, 1, 0, accumulated=2)]
+    assert len({drawn(3, 0, 0), *others}) == 4
 
 
 def test_the_schedule_rises_then_falls() -> None:

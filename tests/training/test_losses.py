@@ -95,6 +95,17 @@ def test_padding_gets_no_gradient(mask: Tensor) -> None:
     assert ours[0].grad is not None
     assert not ours[0].grad[1, 5:].any()
     assert ours[0].grad[1, :5].abs().min() > 0
+    # Whatever a teacher says there.
+    again, theirs = [state.requires_grad_() for state in states(0)], (states(1), states(2))
+    for state in (*theirs[0], *theirs[1]):
+        state[1, 5:] = float("nan")
+    losses = frame_losses(again, *theirs, mask, COUNTS)
+    relations = relation_losses(again, theirs[0], COUNTS)
+    (losses.masked.sum() + losses.unmasked.sum()).backward(retain_graph=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(again, ours, strict=True))
+    sum(relations).backward()
+    assert all(state.grad.isfinite().all() for state in again)
+    assert not again[0].grad[1, 5:].any()
 
 
 def test_rows_all_masked_or_not_at_all_have_one_term_only(mask: Tensor) -> None:
@@ -186,6 +197,19 @@ def test_relations_ignore_padding_and_rotations_of_the_channels() -> None:
     for state in (*ours, *theirs):
         state[1, 5:] = float("nan")
     assert torch.equal(before, torch.stack(relation_losses(ours, theirs, COUNTS)))
+
+
+def test_relations_are_exact_where_the_rest_is_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    theirs = [torch.randn(1, 200, 64) for _ in range(2)]
+    ours = [(state + 0.01 * torch.randn_like(state)).requires_grad_() for state in theirs]
+    counts, grads = torch.tensor([200]), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = sum(relation_losses(ours, theirs, counts))
+        grads.append(torch.autograd.grad(loss, ours))
+    for exact, mixed in zip(*grads, strict=True):
+        torch.testing.assert_close(mixed, exact)
 
 
 def test_a_gram_matrix_says_which_comes_first() -> None:

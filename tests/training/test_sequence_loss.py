@@ -165,6 +165,34 @@ def test_trigram_counts_what_follows() -> None:
     assert float(trigram.begin_vv.sum()) == pytest.approx(1.0)
 
 
+def test_gradients_are_exact_where_the_rest_is_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    targets = torch.randint(0, 20, (1, 60)).repeat_interleave(5, dim=1)
+    trigram = PhoneTrigram.of([torch.unique_consecutive(targets[0]).tolist()], 20)
+    scores, counts, grads = (
+        torch.randn(1, 300, 20).log_softmax(-1).requires_grad_(),
+        torch.tensor([300]),
+        [],
+    )
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = lattice_free_mmi(scores, counts, targets, trigram)
+        grads.append(torch.autograd.grad(loss, scores)[0])
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+def test_a_batch_without_any_alignment_teaches_nothing(
+    scores: Tensor, trigram: PhoneTrigram
+) -> None:
+    targets = torch.full((2, FRAMES), PADDING)
+    scores.requires_grad_()
+    loss = lattice_free_mmi(scores, torch.tensor([FRAMES, 2]), targets, trigram)
+    loss.backward()
+    assert loss.item() == 0
+    assert scores.grad is not None
+    assert not scores.grad.any()
+
+
 def test_utterances_without_an_alignment_are_left_out(
     scores: Tensor, trigram: PhoneTrigram
 ) -> None:

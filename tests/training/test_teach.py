@@ -93,11 +93,15 @@ def test_a_teacher_learns_its_phones_and_keeps_its_best(
         load_transcriber(str(run / "best"), chunk_frames=16)
 
 
+DROPOUT = ("tdnn.dropout=0.1",)
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(lesson: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert finish("teach", "--config", str(lesson), f"output={whole}")[0] == 0
+    assert finish("teach", "--config", str(lesson), f"output={whole}", *DROPOUT)[0] == 0
     assert interrupted(lesson, parts) == 3
-    code, said = finish("teach", "--config", str(lesson), f"output={parts}", "--resume")
+    resumed = ("--config", str(lesson), f"output={parts}", *DROPOUT, "--resume")
+    code, said = finish("teach", *resumed)
     assert code == 0, said
     one, other = (load_file(each / "last" / checkpoint.WEIGHTS) for each in (whole, parts))
     assert one.keys() == other.keys()
@@ -106,7 +110,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(lesson: Path, tmp_path: Pa
 
 def interrupted(lesson: Path, output: Path) -> int:
     """The exit code of a run that is asked to end as by Ctrl-C, when its resume file is there."""
-    process = start("teach", "--config", str(lesson), f"output={output}", "save_every_steps=1")
+    arguments = ("--config", str(lesson), f"output={output}", "save_every_steps=1", *DROPOUT)
+    process = start("teach", *arguments)
     deadline = time.monotonic() + 120
     while not (output / "resume.ckpt").exists() and process.poll() is None:
         assert time.monotonic() < deadline
