@@ -283,20 +283,6 @@ def test_features_into_a_folder_that_is_missing_fail_before_the_work(wav, model,
     assert "no/such/folder" in one_line(capsys.readouterr().err)
 
 
-def test_a_file_that_cannot_be_written_is_one_line(monkeypatch, capsys, tmp_path):
-    def fails(arguments: list[str]) -> int:
-        (tmp_path / "no" / "x").write_text("")
-        return 0
-
-    module = ModuleType("elsewhere")
-    module.main = fails  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rdsdk.evaluation.cli", module)
-    assert cli.main(["evaluate"]) == 2
-    said = one_line(capsys.readouterr().err)
-    assert str(tmp_path / "no" / "x") in said
-    assert "No such file" in said
-
-
 def test_a_command_of_another_room_gets_its_arguments(monkeypatch):
     got = []
     module = ModuleType("rdsdk.training.cli")

@@ -1,9 +1,12 @@
 """Where results may go."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from rdsdk import cli
 from rdsdk.errors import ConfigError
 from rdsdk.outputs import require_apart, require_file, require_folder
 
@@ -33,3 +36,18 @@ def test_what_is_read_is_not_written(tmp_path: Path) -> None:
     for path in (tmp_path / "in", tmp_path / "link", tmp_path / "x" / ".." / "in"):
         with pytest.raises(ConfigError, match="would be written over"):
             require_apart([path], [tmp_path / "in"])
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fails(arguments: list[str]) -> int:
+        (tmp_path / "no" / "x").write_text("")
+        return 0
+
+    module = ModuleType("elsewhere")
+    module.main = fails  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rdsdk.evaluation.cli", module)
+    assert cli.main(["evaluate"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"rdsdk: error: {tmp_path / 'no' / 'x'}: No such file or directory\n"

@@ -26,7 +26,7 @@ from rdsdk.models.log_mel import FFT_SAMPLES, mel_filters
 SHORT_SAMPLES = 240
 LOWEST_HERTZ, HIGHEST_HERTZ = 40.0, 7600.0
 WIDTH = 256
-_FLOOR = 1e-6  # 48 dB below a sine of full scale: digital silence is a constant
+_FLOOR = 1e-6  # about 100 dB below a sine of full scale; digital silence is a constant
 _MEAN, _DEVIATION = -4.0, 4.0  # of the logarithms of speech, about
 
 
