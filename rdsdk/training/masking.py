@@ -9,6 +9,7 @@ long spans at a high probability cover less than the probability says (about 0.7
 from __future__ import annotations
 
 import math
+import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,14 +152,14 @@ def channel_mask(
 
 def _apart(count: int, spans: int, length: int, space: int, generator: torch.Generator) -> Tensor:
     """Starts of up to ``spans`` spans, at least ``space`` apart, each placed at random."""
+    # Python's own numbers: there are many single ones, while a GPU waits.
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     rooms = [(0, count)]
     starts: list[int] = []
-    for _ in range(spans):
-        weights = torch.tensor([float(end - begin) for begin, end in rooms])
-        if not len(weights):
-            break
-        begin, end = rooms.pop(int(torch.multinomial(weights, 1, generator=generator)))
-        start = begin + int(_draw(generator) * (end - begin - length + 1))
+    while rooms and len(starts) < spans:
+        (room,) = rng.choices(range(len(rooms)), [end - begin for begin, end in rooms])
+        begin, end = rooms.pop(room)
+        start = begin + rng.randrange(end - begin - length + 1)
         starts.append(start)
         sides = ((begin, start - space), (start + length + space, end))
         rooms += [side for side in sides if side[1] - side[0] >= length]
