@@ -24,7 +24,7 @@ from rdsdk.models.student import Student
 from rdsdk.training.channel_dropout import drop_channels
 from rdsdk.training.context import draw_context, refuse_chunks_without_context
 from rdsdk.training.flat_start import straight_alignment
-from rdsdk.training.frame_classification import aligned, classification_loss
+from rdsdk.training.frame_classification import aligned, classification_loss, target_count
 from rdsdk.training.imitation import (
     Imitated,
     Imitation,
@@ -36,9 +36,9 @@ from rdsdk.training.imitation import (
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
 from rdsdk.training.schedule import warmup_cosine
-from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
+from rdsdk.training.sequence_loss import PhoneTrigram, known_frames, lattice_free_mmi
 from rdsdk.training.sharding import shard, shard_module, whole
-from rdsdk.training.steps import log_probs_of, micro_step, refuse_non_finite, seed_step
+from rdsdk.training.steps import log_probs_of, micro_step, refuse_non_finite, seed_step, shared
 
 
 @dataclass(frozen=True)
@@ -227,10 +227,10 @@ class Finetuning(L.LightningModule):
             elif self.global_step < flat_until:
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
-                loss = self._loss(log_probs, counts, batch)
+                loss = shared(self, self._loss(log_probs, counts, batch), counts.sum())
             if teachers:
                 said = teacher_log_probs(teachers, batch, self.imitation.whole, self._heard_alike)
-                imitation = imitation_loss(log_probs, said, counts)
+                imitation = shared(self, imitation_loss(log_probs, said, counts), counts.sum())
                 self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
                 loss = loss + self.imitation.weight * imitation
         refuse_non_finite(self, loss, batch.ids)
@@ -253,7 +253,7 @@ class Finetuning(L.LightningModule):
 
     def _aligned_loss(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """Mean over the frames that have a target of -log P(target)."""
-        return classification_loss(log_probs, aligned(batch))
+        return self._classification(log_probs, aligned(batch))
 
     def _sequence_loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """What was said against all that could be, and some of the loss above; utterances without
@@ -261,7 +261,8 @@ class Finetuning(L.LightningModule):
         assert self.trigram is not None
         targets = aligned(batch)
         sequence = lattice_free_mmi(log_probs, counts, targets, self.trigram)
-        classification = classification_loss(log_probs, targets)
+        sequence = shared(self, sequence, known_frames(counts, targets))
+        classification = self._classification(log_probs, targets)
         self.log("train/sequence", sequence.detach(), batch_size=len(batch.ids))
         return sequence + self.regularisation.classification_weight * classification
 
@@ -272,7 +273,10 @@ class Finetuning(L.LightningModule):
         )
         several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
         targets[several.to(targets.device)] = PADDING
-        return classification_loss(log_probs, targets)
+        return self._classification(log_probs, targets)
+
+    def _classification(self, log_probs: Tensor, targets: Tensor) -> Tensor:
+        return shared(self, classification_loss(log_probs, targets), target_count(targets))
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
         """Sum over the batch of -log P(text), over the number of frames: even across lengths."""

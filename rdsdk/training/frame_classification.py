@@ -19,6 +19,11 @@ def aligned(batch: Batch) -> Tensor:
     return batch.frame_targets
 
 
+def target_count(targets: Tensor) -> Tensor:
+    """How many frames have a target."""
+    return (targets != PADDING).sum()
+
+
 def classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
     """-log P(target), mean over the frames that have one; 0 for a batch in which none has.
 
@@ -27,4 +32,4 @@ def classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
         targets: (B, T).
     """
     total = F.nll_loss(log_probs.transpose(1, 2), targets, ignore_index=PADDING, reduction="sum")
-    return total / (targets != PADDING).sum().clamp(min=1)
+    return total / target_count(targets).clamp(min=1)

@@ -98,6 +98,11 @@ def lattice_free_mmi(
     return loss
 
 
+def known_frames(frame_counts: Tensor, frame_targets: Tensor) -> Tensor:
+    """How many frames ``lattice_free_mmi`` is a mean over."""
+    return frame_counts.to(frame_targets.device)[frame_targets[:, 0] != PADDING].sum()
+
+
 class _Known(torch.autograd.Function):
     """A loss whose gradient is known."""
 

@@ -33,6 +33,15 @@ def seed_step(module: L.LightningModule, seed: int, batch_index: int) -> int:
     return step
 
 
+def shared(module: L.LightningModule, loss: Tensor, count: Tensor) -> Tensor:
+    """A mean over the ``count`` frames of this process, so weighed that the mean over processes,
+    which is what their gradients become, is one over all of their frames."""
+    frames = count.to(loss.device).float()
+    mean = module.trainer.strategy.reduce(frames, reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return loss * (frames / mean.clamp(min=1.0))
+
+
 def refuse_non_finite(module: L.LightningModule, loss: Tensor, ids: list[str]) -> None:
     """Stop before the update when a loss is infinite or NaN, in all processes together.
 

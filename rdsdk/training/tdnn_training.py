@@ -16,11 +16,11 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models.tdnn import Tdnn, TdnnCheckpoint
-from rdsdk.training.frame_classification import aligned, classification_loss
+from rdsdk.training.frame_classification import aligned, classification_loss, target_count
 from rdsdk.training.masking import span_mask
 from rdsdk.training.schedule import warmup_cosine
-from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
-from rdsdk.training.steps import micro_step, refuse_non_finite, seed_step
+from rdsdk.training.sequence_loss import PhoneTrigram, known_frames, lattice_free_mmi
+from rdsdk.training.steps import micro_step, refuse_non_finite, seed_step, shared
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,10 @@ class TdnnTraining(L.LightningModule):
             band_mask=band_mask,
         )
         sequence = lattice_free_mmi(output.log_probs, counts, targets, self.trigram)
-        first = classification_loss(output.log_probs, targets)
-        second = classification_loss(output.frame_log_probs, targets)
+        sequence = shared(self, sequence, known_frames(counts, targets))
+        named = target_count(targets)
+        first = shared(self, classification_loss(output.log_probs, targets), named)
+        second = shared(self, classification_loss(output.frame_log_probs, targets), named)
         fallen = 1.0 - self.global_step / max(1, chosen.start_steps)
         weight = max(chosen.classification_weight, fallen)
         loss = sequence + weight * first + chosen.second_weight * second
