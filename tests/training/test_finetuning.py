@@ -7,7 +7,6 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -15,7 +14,7 @@ import torch
 from run_process import finish, start
 from safetensors.torch import load_file
 
-from rdsdk.data.alignment import PADDING, frame_targets, said_symbols
+from rdsdk.data.alignment import frame_targets, said_symbols
 from rdsdk.data.augment import Timing
 from rdsdk.data.batch import Batch
 from rdsdk.data.batches import evaluation_batches
@@ -28,11 +27,9 @@ from rdsdk.models.config import Context, EncoderConfig, extractor_convs, preset
 from rdsdk.models.student import Student
 from rdsdk.training.cli import main
 from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
-from rdsdk.training.frame_classification import classification_loss, target_count
 from rdsdk.training.recipe import StudentChoice, read_recipe
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sequence_loss import PhoneTrigram, lattice_free_mmi
-from rdsdk.training.steps import seed_step, shared
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -347,42 +344,6 @@ def test_contexts_are_drawn_alike_on_every_device_and_after_a_resume() -> None:
         str(Context(8, 16, 3)),
         "full",
     }
-
-
-def test_what_a_step_draws_is_of_the_step_and_of_its_process() -> None:
-    def drawn(step: int, batch_index: int, rank: int, accumulated: int = 1) -> float:
-        module = SimpleNamespace(
-            trainer=SimpleNamespace(accumulate_grad_batches=accumulated),
-            global_step=step,
-            global_rank=rank,
-        )
-        seed_step(module, 7, batch_index)  # type: ignore[arg-type]
-        return float(torch.rand(()))
-
-    assert drawn(3, 0, 0) == drawn(3, 0, 0)
-    others = [drawn(3, 0, 1), drawn(4, 0, 0), drawn(3, 1, 0, accumulated=2)]
-    assert len({drawn(3, 0, 0), *others}) == 4
-
-
-def test_the_mean_over_processes_is_one_over_all_of_their_frames() -> None:
-    torch.manual_seed(0)
-    log_probs = torch.randn(2, 50, 5).log_softmax(-1)
-    targets = torch.randint(0, 5, (2, 50))
-    targets[0, 10:] = PADDING
-    together = classification_loss(log_probs, targets)
-    counts = [target_count(targets[row : row + 1]) for row in range(2)]
-    mean = torch.stack(counts).float().mean()
-    module = SimpleNamespace(
-        trainer=SimpleNamespace(strategy=SimpleNamespace(reduce=lambda count, reduce_op: mean))
-    )
-    alone = [classification_loss(log_probs[r : r + 1], targets[r : r + 1]) for r in range(2)]
-    apart = [
-        shared(module, loss, count)  # type: ignore[arg-type]
-        for loss, count in zip(alone, counts, strict=True)
-    ]
-    torch.testing.assert_close(torch.stack(apart).mean(), together)
-    # Negative control: a mean of means is another number.
-    assert abs(torch.stack(alone).mean() - together) > 1e-2
 
 
 def test_the_schedule_rises_then_falls() -> None:
