@@ -1,14 +1,18 @@
-"""A student's extractor as plain image convolutions, as Core ML's compiler wants to see them.
+"""A student's front end as plain image convolutions, as Core ML's compiler wants to see them.
 
-The same function as ``rdsdk.models.extractor``, which spells convolutions as products over windows
-of frames for XNNPACK and training; weights keep their names and shapes.
+The same functions as ``rdsdk.models.extractor`` and ``energies``, which spell convolutions as
+products over windows of frames for XNNPACK and training; weights keep their names, and those that
+are learnt their shapes.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdsdk.models.config import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from rdsdk.models.energies import SHORT_SAMPLES, Energies
 from rdsdk.models.extractor import Extractor, TimeNorm
 from rdsdk.models.frame_conv import FrameConv
 from rdsdk.models.student import Student
@@ -76,7 +80,33 @@ class ConvolvedExtractor(nn.Module):
         return x_bc1l.squeeze(2).transpose(1, 2)
 
 
+class ConvolvedEnergies(Energies):
+    """``Energies`` by convolutions whose filters are the waves of its spectra."""
+
+    def __init__(self, source: Energies) -> None:
+        nn.Module.__init__(self)
+        for name in ("long", "short"):
+            waves = getattr(source, name)[:, None, None, :]
+            self.register_buffer(name, waves.contiguous(), persistent=False)
+        self.register_buffer("bank", source.bank[:, :, None, None].contiguous(), persistent=False)
+        self.widen, self.norm, self.join = source.widen, source.norm, source.join
+
+    def energies(self, waveform: Tensor) -> Tensor:
+        line_b11s = waveform[:, None, None, :]
+        either_end = RECEPTIVE_FIELD_SAMPLES - SHORT_SAMPLES
+        ends_b12s = torch.cat([line_b11s[..., :-either_end], line_b11s[..., either_end:]], dim=2)
+        spectra = [
+            F.conv2d(line_b11s, self.long, stride=(1, HOP_SAMPLES)),
+            F.conv2d(ends_b12s, self.short, stride=(1, HOP_SAMPLES)),
+        ]
+        powers_bm3t = F.conv2d(torch.cat(spectra, dim=2).square(), self.bank)
+        powers = powers_bm3t.permute(0, 3, 2, 1).flatten(2)
+        return self.scaled(powers)
+
+
 def with_convolutions(student: Student) -> Student:
-    """Replace a student's extractor, in place, by the same one of image convolutions."""
+    """Replace a student's front end, in place, by the same one of image convolutions."""
     student.extractor = ConvolvedExtractor(student.extractor)  # type: ignore[assignment]
+    if student.energies is not None:
+        student.energies = ConvolvedEnergies(student.energies)
     return student.eval()

@@ -50,6 +50,7 @@ from mobile_export.verify import for_its_latency
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import EncoderConfig
+from rdsdk.models.energies import constant_values
 from rdsdk.models.student import Student
 
 SUFFIX = ".mlpackage"
@@ -175,29 +176,27 @@ def reference(checkpoint: Checkpoint) -> Student:
 
 
 def convertible(checkpoint: Checkpoint) -> Student:
-    """The same as it is converted: in convolutions that Core ML knows.
-
-    Raises:
-        ExportError: it hears energies, whose powers float16 has no room for.
-    """
-    if checkpoint.student.config.mel_bands:
-        raise ExportError(
-            "a student with mel_bands cannot be a Core ML package yet: in float16 soft powers "
-            "would be zero; export it to a .pte"
-        )
+    """The same as it is converted: in convolutions that Core ML knows."""
     return with_convolutions(reference(checkpoint))
 
 
 def needed_values(student: Student) -> int:
-    """Parameters that an inference needs: no distillation heads, no mask embedding."""
+    """Parameters that an inference needs: no distillation heads, no mask embedding, and no spectra
+    and filters, which are float32 in every precision."""
     named: dict[str, Tensor] = {**dict(student.named_parameters()), **dict(student.named_buffers())}
-    return sum(
+    values = sum(
         tensor.numel()
         for key, tensor in named.items()
         if not key.startswith("projections.")
         and not key.endswith(".basis")
         and key != "encoder.mask_embedding"
     )
+    return values - _constant_values(student)
+
+
+def _constant_values(student: Student) -> int:
+    bands = student.config.mel_bands
+    return constant_values(bands) if bands else 0
 
 
 def _report(
@@ -253,7 +252,7 @@ def export_report(
 
     ``float32_agreement`` is that of the float32 programs which the artefact had to follow.
     """
-    floor = needed_values(student) * _BITS[precision] // 8
+    floor = needed_values(student) * _BITS[precision] // 8 + 4 * _constant_values(student)
     return {
         "format": "rdsdk-export-report",
         "version": 1,

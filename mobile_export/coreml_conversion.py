@@ -31,6 +31,10 @@ EXPERIMENTAL = ("palette6", "palette4")
 (github.com/apple/coremltools issue 2716)."""
 COMPRESSED_VALUES = 512
 """Weights of fewer values stay as they are."""
+MAKING_POWERS = frozenset(
+    {"slice_by_index", "concat", "conv", "mul", "transpose", "reshape", "add", "expand_dims"}
+)
+"""The operations that make the powers in mel bands out of the waveform."""
 
 
 def coremltools() -> ModuleType:
@@ -97,7 +101,7 @@ def convert(function: Function, program: ExportedProgram, precision: str, ios: i
                 minimum_deployment_target=getattr(ct.target, f"iOS{ios}"),
                 compute_precision=ct.precision.FLOAT32
                 if precision == "fp32"
-                else ct.precision.FLOAT16,
+                else ct.transform.FP16ComputePrecision(lambda each: not _makes_energies(each)),
                 pass_pipeline=_passes(ct, precision),
                 skip_model_load=True,
             )
@@ -179,9 +183,25 @@ def _passes(ct: ModuleType, precision: str) -> Any:
         compression = "compression::palettize_weights"
     else:
         return passes
+    # Spectra and filters are no weights: what they leave out of soft bands, nothing brings back.
+    exact = dict.fromkeys(f"b_student_energies_{name}" for name in ("long", "short", "bank"))
+    config = optimize.OptimizationConfig(how, op_name_configs=exact)
     passes.append_pass(compression)
-    passes.set_options(compression, {"config": optimize.OptimizationConfig(how)})
+    passes.set_options(compression, {"config": config})
     return passes
+
+
+def _makes_energies(operation: Any) -> bool:
+    """Whether an operation takes part in making log-mel energies: powers span more than float16
+    does. Nothing but they comes to a logarithm by these operations alone."""
+    if operation.op_type == "log":
+        source = operation.inputs["x"].op
+        return source is not None and source.op_type in MAKING_POWERS
+    return operation.op_type in MAKING_POWERS and any(
+        following.op_type == "log" or _makes_energies(following)
+        for made in operation.outputs
+        for following in made.child_ops
+    )
 
 
 def _log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:

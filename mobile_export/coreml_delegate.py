@@ -82,6 +82,13 @@ def export_coreml_pte(
         raise ExportError(
             f"unknown precision {precision!r} for the delegate; known: {', '.join(PRECISIONS)}"
         )
+    if checkpoint.student.config.mel_bands and precision != "fp32":
+        # The delegate's settings have one precision for all that it computes.
+        raise ExportError(
+            f"a student with mel_bands cannot go to Core ML's delegate in {precision}: soft powers "
+            "are zero in float16; take --precision fp32, a .mlpackage, which keeps those in "
+            "float32, or a .pte for XNNPACK"
+        )
     student = reference(checkpoint)
     method = delegated_method(convertible(checkpoint))
     description = card(checkpoint, {FORWARD: method}, name or path.stem, precision, measured)

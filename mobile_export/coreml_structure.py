@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from mobile_export.coreml_graph import MASKING, MOVES, Graph
+from mobile_export.coreml_conversion import MAKING_POWERS
+from mobile_export.coreml_graph import CAST, MASKING, MOVES, Graph
 from mobile_export.coreml_interpreter import Interpreter
 from mobile_export.coreml_programs import WAVEFORM, packed_shape, stream_shapes
+from mobile_export.coreml_weights import kinds
 from rdsdk.models.config import EncoderConfig
 from rdsdk.models.student import Student
 
@@ -45,6 +47,8 @@ class PackageStructure:
     query_key_layers: tuple[str, ...]
     product_weights: int
     gelus: Counter[str]
+    energies: Counter[str]
+    """Of log-mel energies: in which types they are made of the waveform, and how often."""
     states: Mapping[str, tuple[int, ...]]
     reads: Counter[str]
     writes: Counter[str]
@@ -105,6 +109,7 @@ def structure(interpreter: Interpreter, function: str) -> PackageStructure:
         gelus=Counter(
             str(graph.constant(op, "mode", "EXACT")) for op in graph.operations if op.type == "gelu"
         ),
+        energies=_energies(graph),
         states=graph.spec.states,
         reads=Counter(
             graph.sources(op, "input")[0] for op in graph.operations if op.type == "read_state"
@@ -133,6 +138,30 @@ def _query_key_layers(graph: Graph, softmaxes: list[str]) -> tuple[str, ...]:
             for factor in graph.sources(graph.maker[logits], "x", "y"):
                 found += graph.behind(factor, "linear", through)
     return tuple(found)
+
+
+def _energies(graph: Graph) -> Counter[str]:
+    """The types in which powers are made of the waveform, up to a logarithm."""
+    found: Counter[str] = Counter()
+    for log in graph.operations:
+        if log.type == "log":
+            makers = [maker for maker in _makers(graph, log) if maker.type not in CAST]
+            if all(maker.type in MAKING_POWERS for maker in makers):
+                numbers = (maker.outputs[0].type.tensorType.dataType for maker in makers)
+                found.update(kinds()[number].name for number in numbers)
+    return found
+
+
+def _makers(graph: Graph, operation: Any) -> list[Any]:
+    """All operations that an operation's values come from, from the inputs on."""
+    found: dict[str, Any] = {}
+    wanted = graph.sources(operation)
+    while wanted:
+        value = wanted.pop()
+        if value in graph.maker and value not in found:
+            found[value] = graph.maker[value]
+            wanted += graph.sources(found[value])
+    return list(found.values())
 
 
 def structure_faults(
@@ -165,6 +194,7 @@ def structure_faults(
         ),
         "values in weights of products": (found.product_weights, _product_weights(student)),
         "spellings of GELU": (set(found.gelus), {"EXACT"}),
+        "types of powers": (set(found.energies), {"FLOAT32"} if config.mel_bands else set()),
         "states": (dict(found.states), dict(states)),
         "states read": (dict(found.reads), dict.fromkeys(states, 1)),
         "states written": (dict(found.writes), dict.fromkeys(states, 1)),

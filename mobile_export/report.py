@@ -5,7 +5,7 @@
 - ``format`` "rdsdk-export-report", ``version``, ``verdict`` ("passed" or "refused"), ``faults`` (a
   sentence each), ``target``, ``precision``, ``thresholds``, ``versions``;
 - ``file``: ``name``, ``bytes``, ``weight_bytes``, ``floor_bytes`` (parameters times the bytes that
-  one takes in this precision), ``file_to_floor``;
+  one takes in this precision, and the spectra of energies in float32), ``file_to_floor``;
 - ``methods``: for each, ``delegate_calls``, ``outside`` (operators outside the delegate, with their
   number), ``softmaxes``, ``map_owner`` (for each layer the owner of the map that it applies, read
   off the file), ``softmax_again``, ``linear_layers`` (between one attention and the next), and

@@ -25,6 +25,7 @@ from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ExportError
 from rdsdk.models.checkpoint import Checkpoint, in_context
 from rdsdk.models.config import EncoderConfig
+from rdsdk.models.energies import constant_values
 from rdsdk.runtime.artefact import read_artefact
 from rdsdk.runtime.program import Program
 
@@ -113,7 +114,10 @@ def examine(
             "some are not rounded"
         )
     report.methods = {name: found.to_dict() | {"time": None} for name, found in structures.items()}
+    bands = student.config.mel_bands
     floor = round(BYTES_A_PARAMETER.get(card.precision, 4.0) * card.parameters)
+    # Spectra and filters are float32 in every precision.
+    floor += 4 * constant_values(bands) if bands else 0
     report.file |= {
         "weight_bytes": graph.weight_bytes,
         "floor_bytes": floor,

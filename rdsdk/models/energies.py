@@ -63,7 +63,12 @@ class Energies(nn.Module):
             (rows[..., -SHORT_SAMPLES:], self.short),
         )
         powers = [F.linear(F.linear(part, matrix).square(), self.bank) for part, matrix in parts]
-        return ((torch.cat(powers, dim=-1) + _FLOOR).log() - _MEAN) / _DEVIATION
+        return self.scaled(torch.cat(powers, dim=-1))
+
+    @staticmethod
+    def scaled(powers: Tensor) -> Tensor:
+        """Powers in bands, of any shape -> their logarithms, about 0 in the mean and 1 apart."""
+        return ((powers + _FLOOR).log() - _MEAN) / _DEVIATION
 
     def forward(self, waveform: Tensor) -> Tensor:
         device = waveform.device.type

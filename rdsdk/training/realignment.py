@@ -144,8 +144,9 @@ def realign(
     changed = spoken = 0.0
     part = out.with_name(f"{out.name}.part")
     with part.open("w", encoding="utf-8") as made:
-        # Of similar lengths together: padding costs as much as sound.
-        for batch in evaluation_batches(cuts.sort_by_duration(ascending=True), batch_seconds=24):
+        # Of similar lengths together, for padding costs as much as sound, and the longest first:
+        # the memory of a batch serves all that follow, and would else grow with every length.
+        for batch in evaluation_batches(cuts.sort_by_duration(ascending=False), batch_seconds=24):
             with torch.inference_mode():
                 output, _ = student(batch.waveforms, sample_counts=batch.sample_counts)
             for name, log_probs, frames in zip(
