@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MonoCut, MultiCut
 from lhotse.supervision import AlignmentItem
+from lhotse.utils import fastcopy
 from torch import Tensor
 
 from rdsdk.data.augment import Timing
@@ -47,6 +48,26 @@ def alignment_problem(value: object) -> str | None:
 def aligned_items(alignment: Sequence[tuple[str, float, float]]) -> list[AlignmentItem]:
     """An alignment as lhotse keeps it."""
     return [AlignmentItem(symbol, start, round(end - start, 6)) for symbol, start, end in alignment]
+
+
+def on_own_clock(cut: Cut) -> Cut:
+    """A cut of lhotse with its alignments counted from where the cut begins, as supervisions are.
+
+    lhotse leaves them as they are of the whole recording when it cuts out a part of it.
+    """
+    first = cut.start if isinstance(cut, (MonoCut, MultiCut)) else 0.0
+    if not first:
+        return cut
+    return cut.map_supervisions(
+        lambda spoken: fastcopy(
+            spoken,
+            alignment={
+                kind: [item.with_offset(-first) for item in items]
+                for kind, items in (spoken.alignment or {}).items()
+            }
+            or None,
+        )
+    )
 
 
 def is_aligned(cut: Cut) -> bool:

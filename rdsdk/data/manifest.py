@@ -19,7 +19,7 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
-from rdsdk.data.alignment import SYMBOLS, aligned_items, alignment_problem
+from rdsdk.data.alignment import SYMBOLS, aligned_items, alignment_problem, on_own_clock
 from rdsdk.errors import ConfigError, DataError
 
 Source = str | Path
@@ -227,7 +227,7 @@ def _lhotse_cuts(path: Path) -> Iterator[Cut]:
                 f"{path} line {number} holds a {type(cut).__name__}; this is not a cuts manifest "
                 "(combine recordings and supervisions with `lhotse cut simple`)"
             )
-        yield cut
+        yield on_own_clock(cut)
 
 
 def _read_shar(folder: Path) -> CutSet:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rdsdk.audio.samples import SAMPLE_RATE
+from rdsdk.data.word_spans import TimedWord
 from rdsdk.errors import ConfigError
+
+_FRAMES_PER_SECOND = 100
 
 
 def require() -> Any:
@@ -30,3 +37,24 @@ def new_decoder(**settings: Any) -> Any:
         ConfigError: PocketSphinx is not installed.
     """
     return require()(samprate=float(SAMPLE_RATE), loglevel="FATAL", **settings)
+
+
+def heard_words(decoder: Any, waveform: NDArray[np.float32]) -> list[TimedWord]:
+    """What a decoder hears in (S,) samples at 16 kHz, in capitals; a second recording is heard as
+    it has adapted to the first."""
+    samples = (np.clip(waveform, -1, 1) * 32_767).astype("<i2")
+    decoder.start_utt()
+    decoder.process_raw(samples.tobytes(), full_utt=True)
+    decoder.end_utt()
+    if decoder.hyp() is None:
+        return []
+    return [
+        (
+            # Pronunciation variants are written word(2).
+            re.sub(r"\(\d+\)$", "", segment.word).upper(),
+            segment.start_frame / _FRAMES_PER_SECOND,
+            (segment.end_frame + 1) / _FRAMES_PER_SECOND,
+        )
+        for segment in decoder.seg()
+        if segment.word[0] not in "<[+"
+    ]

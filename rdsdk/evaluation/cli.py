@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rdsdk.data.manifest import read_cuts
+from rdsdk.data.word_spans import read_word_spans
 from rdsdk.decoding.arguments import add_decoding_arguments, decoding
 from rdsdk.decoding.settings import BeamSettings
-from rdsdk.errors import ConfigError
+from rdsdk.errors import ConfigError, DataError
 from rdsdk.evaluation import conditions, report
 from rdsdk.evaluation.evaluate import Evaluation, evaluate
-from rdsdk.evaluation.transcribers import load_transcriber, own_search_of
+from rdsdk.evaluation.transcribers import load_word_transcriber, own_search_of
 from rdsdk.outputs import require_file
 
 GROUPS = ("speaker", "length")
@@ -53,9 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         names or [conditions.CLEAN], arguments.noise, arguments.noise_pattern
     )
     corpora = [(source, read_cuts(source)) for source in arguments.data]
+    said_when = None if arguments.word_times is None else read_word_spans(arguments.word_times)
+    if said_when is not None and not any(
+        cut.id in said_when for _, cuts in corpora for cut in cuts
+    ):
+        raise DataError(
+            f"{arguments.word_times} tells of {len(said_when)} utterances when their words are "
+            f"said, and of none in {', '.join(arguments.data)}; are their ids the same?"
+        )
     own = own_search_of(arguments.model, arguments.threads)
     beam, hotwords = decoding(arguments, own)
-    transcribe = load_transcriber(
+    transcribe = load_word_transcriber(
         arguments.model,
         arguments.threads,
         arguments.block_ms,
@@ -64,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hotwords,
     )
     evaluations = [
-        evaluate(transcribe, cuts, source, arguments.normalise, under)
+        evaluate(transcribe, cuts, source, arguments.normalise, under, said_when)
         for under in heard_under
         for source, cuts in corpora
     ]
@@ -86,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(model: str, evaluations: Sequence[Evaluation], groups: Sequence[str]) -> None:
     console = report.wide_console()
     console.print(report.rates_table(model, evaluations))
+    if any(evaluation.times.starts for evaluation in evaluations):
+        console.print(report.times_table(model, evaluations))
     for evaluation in evaluations:
         for group in groups:
             console.print(report.group_table(evaluation, group))
@@ -122,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
         "--normalise",
         action="store_true",
         help="compare upper-case letters, digits and apostrophes only",
+    )
+    parser.add_argument(
+        "--word-times",
+        type=Path,
+        metavar="FILE",
+        help="also compare when words are said: the word_spans.jsonl of rdsdk prepare phones "
+        "(lhotse cuts with word alignments need none)",
     )
     parser.add_argument("--threads", type=int, help="threads of the model")
     heard = parser.add_argument_group("how it is heard")

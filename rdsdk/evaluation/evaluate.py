@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lhotse import CutSet
 from rich.console import Console
@@ -13,10 +13,12 @@ from rich.progress import track
 
 from rdsdk.data.manifest import transcript
 from rdsdk.data.waveform import load_waveform
+from rdsdk.data.word_spans import TimedWord, spans_of
 from rdsdk.errors import DataError
 from rdsdk.evaluation.conditions import Condition, condition
-from rdsdk.evaluation.transcribers import SAMPLE_RATE, Transcriber
+from rdsdk.evaluation.transcribers import SAMPLE_RATE, Transcriber, WordTranscriber, joined
 from rdsdk.evaluation.wer import ErrorRates, error_rates, finite, normalise
+from rdsdk.evaluation.word_times import WordTimes, word_times
 
 LENGTHS = (2.0, 5.0, 10.0, 15.0, math.inf)
 """Upper bounds of the groups by length, in seconds."""
@@ -37,7 +39,8 @@ class Utterance:
 class Evaluation:
     """What one corpus gave under one condition.
 
-    ``processing_seconds`` is listening alone, without reading files.
+    ``processing_seconds`` is listening alone, without reading files. ``times`` are those of the
+    words, where both the transcriber and a reference tell them.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Evaluation:
     rates: ErrorRates
     audio_seconds: float
     processing_seconds: float
+    times: WordTimes = field(default_factory=WordTimes)
 
     @property
     def real_time_factor(self) -> float:
@@ -84,6 +88,8 @@ class Evaluation:
             **rates_to_dict(self.rates),
             "real_time_factor": round(self.real_time_factor, 5),
         }
+        if self.times.starts:
+            value["word_times"] = self.times.to_dict()
         for group in groups:
             found = self.by_speaker() if group == "speaker" else self.by_length()
             value[f"by_{group}"] = {label: rates_to_dict(rates) for label, rates in found.items()}
@@ -109,13 +115,19 @@ def rates_to_dict(rates: ErrorRates) -> dict[str, object]:
 
 
 def evaluate(
-    transcribe: Transcriber,
+    transcribe: Transcriber | WordTranscriber,
     cuts: CutSet,
     name: str,
     normalised: bool = False,
     under: Condition | None = None,
+    said_when: Mapping[str, Sequence[TimedWord]] | None = None,
 ) -> Evaluation:
     """Transcribe every utterance, under a condition if one is given, and compare it with its text.
+
+    Args:
+        transcribe: times of words are compared if it gives them.
+        said_when: when the words of an utterance are said, by its id, in place of what its cut
+            says of it.
 
     Raises:
         DataError: an utterance has no transcript, or its recording cannot be decoded.
@@ -123,6 +135,7 @@ def evaluate(
     under = under or condition("clean")
     utterances: list[Utterance] = []
     audio_seconds = processing_seconds = 0.0
+    times = WordTimes()
     progress = Console(stderr=True)
     for cut in track(
         list(cuts) if not cuts.is_lazy else cuts,
@@ -137,10 +150,18 @@ def evaluate(
                 f"{cut.id} of {name} has no transcript, so nothing can be compared; an empty text "
                 "would say that it holds no words"
             )
-        waveform = under.heard(load_waveform(cut), cut.id)
+        recorded = load_waveform(cut)
+        waveform = under.heard(recorded, cut.id)
         begin = time.perf_counter()
-        hypothesis = transcribe(waveform)
+        heard = transcribe(waveform)
         processing_seconds += time.perf_counter() - begin
+        if isinstance(heard, str):
+            hypothesis = heard
+        else:
+            hypothesis = joined(heard)
+            said = spans_of(cut) if said_when is None else said_when.get(cut.id, ())
+            slower = len(waveform) / max(1, len(recorded))
+            times += word_times([(w, a * slower, b * slower) for w, a, b in said], heard)
         seconds = len(waveform) / SAMPLE_RATE
         audio_seconds += seconds
         if normalised:
@@ -154,6 +175,7 @@ def evaluate(
         error_rates([u.reference for u in utterances], [u.hypothesis for u in utterances]),
         audio_seconds,
         processing_seconds,
+        times,
     )
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from rdsdk.errors import ConfigError
 from rdsdk.evaluation.evaluate import Evaluation
 from rdsdk.evaluation.wer import ErrorRates, combine
+from rdsdk.evaluation.word_times import NEAR_SECONDS, SPREAD, spread
 
 PIPE_WIDTH = 160
 
@@ -45,6 +46,25 @@ def rates_table(model: str, evaluations: Sequence[Evaluation]) -> Table:
                 *_cells(rates),
                 f"{processing_seconds / audio_seconds:.3f}",
             )
+    return table
+
+
+def times_table(model: str, evaluations: Sequence[Evaluation]) -> Table:
+    """A row for starts and one for ends of the words of each corpus and condition."""
+    title = Text(f"Times of the words that {model} recognised, its time less the reference's")
+    table = Table(title=title, title_justify="left")
+    for name in ("data", "condition", "edge"):
+        table.add_column(name, overflow="fold")
+    near = f"within {1000 * NEAR_SECONDS:.0f} ms, %"
+    for name in ("words", "mean ms", "median ms", "off by, median", "off by, p95", near):
+        table.add_column(name, justify="right")
+    for one in evaluations:
+        for edge, differences in (("start", one.times.starts), ("end", one.times.ends)):
+            if (found := spread(differences)) is not None:
+                figures = [f"{found[key]:.0f}" for key in SPREAD]
+                near_share = f"{100 * found['near']:.1f}"
+                words = str(len(differences))
+                table.add_row(Text(one.name), one.condition, edge, words, *figures, near_share)
     return table
 
 

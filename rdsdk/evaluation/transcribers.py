@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 import rdsdk
 from rdsdk.data import pocketsphinx
 from rdsdk.decoding.decoder import new_decoder
+from rdsdk.decoding.segment import Word
 from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
@@ -29,6 +30,8 @@ TAIL_FRAMES = 10
 """Of silence after a recording that a streaming student hears, as in the runtime."""
 
 Transcriber = Callable[[NDArray[np.float32]], str]
+WordTranscriber = Callable[[NDArray[np.float32]], Sequence[Word]]
+"""The same with when each word is said; the text is its words with a space between them."""
 
 
 def load_transcriber(
@@ -39,7 +42,29 @@ def load_transcriber(
     beam: Search | None = None,
     hotwords: Sequence[str] = (),
 ) -> Transcriber:
-    """Samples (S,) float32 at 16 kHz -> text, by a checkpoint folder, a ``.pte`` or a bundled name.
+    """``load_word_transcriber`` without the times: samples (S,) float32 at 16 kHz -> text.
+
+    Arguments and errors are those of that function.
+    """
+    words = load_word_transcriber(model, threads, block_ms, chunk_frames, beam, hotwords)
+    return lambda samples: joined(words(samples))
+
+
+def joined(words: Iterable[Word]) -> str:
+    """The text of words."""
+    return " ".join(word.text for word in words)
+
+
+def load_word_transcriber(
+    model: str,
+    threads: int | None = None,
+    block_ms: float | None = None,
+    chunk_frames: int | None = None,
+    beam: Search | None = None,
+    hotwords: Sequence[str] = (),
+) -> WordTranscriber:
+    """Samples (S,) float32 at 16 kHz -> words, by a checkpoint folder, a ``.pte`` or a bundled
+    name.
 
     An artefact runs as it does for a user, with its endpoints; a checkpoint decodes what it hears
     in one pass. ``pocketsphinx`` is PocketSphinx, as a peer.
@@ -86,11 +111,11 @@ def load_transcriber(
     # Here and not in the first recording's time: a language model is prepared once.
     recognizer.stream(beam=beam, hotwords=hotwords)
 
-    def transcribe(samples: NDArray[np.float32]) -> str:
+    def transcribe(samples: NDArray[np.float32]) -> list[Word]:
         segments = recognizer.transcribe((samples, SAMPLE_RATE), beam=beam, hotwords=hotwords)
-        return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
+        return [word for segment in segments if segment.is_final for word in segment.words]
 
-    def live(samples: NDArray[np.float32]) -> str:
+    def live(samples: NDArray[np.float32]) -> list[Word]:
         assert block_ms is not None
         block = max(1, round(block_ms * SAMPLE_RATE / 1000))
         stream = recognizer.stream(partials=True, beam=beam, hotwords=hotwords)
@@ -98,7 +123,7 @@ def load_transcriber(
         for start in range(0, len(samples), block):
             segments += stream.feed(samples[start : start + block])
         segments += stream.finish()
-        return " ".join(segment.text for segment in segments if segment.is_final and segment.text)
+        return [word for segment in segments if segment.is_final for word in segment.words]
 
     return transcribe if block_ms is None else live
 
@@ -149,10 +174,20 @@ def text_of(
     beam: BeamSettings | None = None,
     hotwords: Sequence[str] = (),
 ) -> str:
-    """log_probs (T, V) -> the words of a decoder, an open last one included."""
+    """log_probs (T, V) -> the text of a decoder, an open last word included."""
+    return joined(words_of(log_probs, vocabulary, beam, hotwords))
+
+
+def words_of(
+    log_probs: Tensor,
+    vocabulary: Vocabulary,
+    beam: BeamSettings | None = None,
+    hotwords: Sequence[str] = (),
+) -> list[Word]:
+    """The same with times."""
     decoder = new_decoder(vocabulary, beam=beam, hotwords=hotwords)
     words = decoder.feed(log_probs.numpy())
-    return " ".join(word.text for word in (*words, *decoder.end()))
+    return [*words, *decoder.end()]
 
 
 def _from_checkpoint(
@@ -161,7 +196,7 @@ def _from_checkpoint(
     chunk_frames: int | None = None,
     beam: BeamSettings | None = None,
     hotwords: Sequence[str] = (),
-) -> Transcriber:
+) -> WordTranscriber:
     loaded = checkpoint.load(folder)
     if chunk_frames:
         loaded = checkpoint.in_context(loaded, chunk_frames, None)
@@ -184,7 +219,7 @@ def _from_tdnn(
     chunk_frames: int | None,
     beam: BeamSettings | None,
     hotwords: Sequence[str],
-) -> Transcriber:
+) -> WordTranscriber:
     """By a teacher of phones, which hears a recording as a whole."""
     if chunk_frames:
         raise ConfigError(
@@ -206,15 +241,15 @@ def _searched(
     threads: int | None,
     beam: BeamSettings | None,
     hotwords: Sequence[str],
-) -> Transcriber:
+) -> WordTranscriber:
     """What is said in the log_probs (T, V) that ``hear`` gives."""
     # A search that cannot be had is told before the first recording.
     new_decoder(vocabulary, beam=beam, hotwords=hotwords)
     if threads is not None:
         torch.set_num_threads(threads)
 
-    def transcribe(samples: NDArray[np.float32]) -> str:
-        return text_of(hear(samples), vocabulary, beam, hotwords)
+    def transcribe(samples: NDArray[np.float32]) -> list[Word]:
+        return words_of(hear(samples), vocabulary, beam, hotwords)
 
     return transcribe
 
@@ -224,19 +259,13 @@ def _one_frame(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
 
 
-def _pocketsphinx() -> Transcriber:
+def _pocketsphinx() -> WordTranscriber:
     decoder = pocketsphinx.new_decoder()
 
-    def transcribe(samples: NDArray[np.float32]) -> str:
+    def transcribe(samples: NDArray[np.float32]) -> list[Word]:
         if len(samples) < RECEPTIVE_FIELD_SAMPLES:
-            return ""
-        decoder.start_utt()
-        whole = (np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
-        decoder.process_raw(whole, full_utt=True)
-        decoder.end_utt()
-        found = decoder.hyp()
-        # Pronunciation variants are written word(2).
-        words = (found.hypstr if found else "").upper().split()
-        return " ".join(word.partition("(")[0] for word in words)
+            return []
+        heard = pocketsphinx.heard_words(decoder, samples)
+        return [Word(word, start, end, 1.0) for word, start, end in heard]
 
     return transcribe

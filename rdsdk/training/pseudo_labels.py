@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -40,7 +39,6 @@ HEARD, MANIFEST = "heard.jsonl", "pseudo.jsonl"
 FEWEST_WORDS, FEWEST_LETTERS = 2, 8
 """In a stretch: "of the" is heard alike by chance."""
 MARGIN_SECONDS = 0.02
-_FRAMES_PER_SECOND = 100  # of PocketSphinx
 
 
 class Heard(NamedTuple):
@@ -82,23 +80,9 @@ class Listener:
 
     def words(self, waveform: NDArray[np.float32]) -> list[Heard]:
         """What is said in (S,) samples at 16 kHz, in capitals."""
-        samples = (np.clip(waveform, -1, 1) * 32_767).astype("<i2")
         # A fresh one (half a second): it adapts, and what it hears would depend on what it heard.
         decoder = pocketsphinx.new_decoder()
-        decoder.start_utt()
-        decoder.process_raw(samples.tobytes(), full_utt=True)
-        decoder.end_utt()
-        if decoder.hyp() is None:
-            return []
-        return [
-            Heard(
-                re.sub(r"\(\d+\)$", "", segment.word).upper(),
-                segment.start_frame / _FRAMES_PER_SECOND,
-                (segment.end_frame + 1) / _FRAMES_PER_SECOND,
-            )
-            for segment in decoder.seg()
-            if segment.word[0] not in "<[+"
-        ]
+        return [Heard(*found) for found in pocketsphinx.heard_words(decoder, waveform)]
 
 
 def hear(

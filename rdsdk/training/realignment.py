@@ -28,6 +28,7 @@ from rdsdk.data.letter_to_sound import sounded
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.data.telling import tell_error
+from rdsdk.data.word_spans import read_word_spans
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
 from rdsdk.models import checkpoint
@@ -134,7 +135,7 @@ def realign(
     cuts = read_cuts(manifest)  # which tells what is wrong with it
     lines = manifest.read_text(encoding="utf-8").splitlines()
     rows = {row["id"]: row for row in (json.loads(line) for line in lines if line.strip())}
-    words = _words(spans)
+    words = read_word_spans(spans)
     if sound_out:
         said = {word for spoken in words.values() for word, _, _ in spoken}
         guessed = sounded(sorted(word for word in said if word.upper() not in ways))
@@ -178,22 +179,6 @@ def _frame(second: float) -> int:
 def _edge_seconds(frame: int) -> float:
     """Half-way between the centres of a frame and the one before it."""
     return round(max(0.0, (frame - 0.5) * HOP_SECONDS + FRAME_CENTRE_SECONDS), 4)
-
-
-def _words(path: Path) -> dict[str, list[Span]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found: dict[str, list[Span]] = {}
-        for entry in map(json.loads, lines):
-            spans = [(str(word), float(a), float(b)) for word, a, b, *_ in entry["spans"]]
-            if spans:
-                found[str(entry["utterance"])] = spans
-        return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"the words in {path} cannot be read ({error}); make the corpus with "
-            "rdsdk prepare phones"
-        ) from error
 
 
 def _prior(rows: Sequence[Mapping[str, Any]], symbols: Sequence[str]) -> np.ndarray:
