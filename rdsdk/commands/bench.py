@@ -2,7 +2,8 @@
 
 For each number of threads, in a process of its own: the seconds to load and to the first result,
 the real-time factor (processing time over audio time) of a whole recording, the milliseconds of one
-chunk when streaming, and the peak of resident memory.
+chunk when streaming, and the peak of resident memory. With a recording also what its live text
+takes, the search for words and its language models included.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rdsdk.commands.console import complain
 from rdsdk.errors import ConfigError
 from rdsdk.outputs import require_file
 from rdsdk.runtime.artefact import read_artefact
+from rdsdk.runtime.live_text import LiveText, beginning
 from rdsdk.runtime.machine import machine, usable_cores
 from rdsdk.runtime.measurement import Measurement, check_plan, measure_apart
 from rdsdk.runtime.recognizer import model_path
@@ -35,6 +37,16 @@ _COLUMNS = (
     "step p50 / p95 / p99 ms",
     "peak memory MB",
     "of it the model's",
+)
+_TEXT_COLUMNS = (
+    "threads",
+    "prepare s",
+    "live text, real-time factor",
+    "fastest to slowest pass",
+    "block p50 / p95 / p99 ms",
+    "at the end ms",
+    "peak memory MB",
+    "words",
 )
 
 
@@ -60,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         help="over the sound; the table has their median (default: %(default)s)",
     )
+    parser.add_argument(
+        "--recording",
+        type=Path,
+        metavar="AUDIO",
+        help="also measure live text: its first --seconds, block by block, with the model's search",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT.json", help="also write the figures here")
 
 
@@ -73,16 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
         check_plan(number, arguments.seconds, arguments.passes)
     if output is not None:
         require_file(output)
+    if arguments.recording is not None:
+        beginning(arguments.recording, arguments.seconds)
     size_bytes = len(read_artefact(path))
     where = machine()
     if max(threads) > where["usable_cores"]:
         complain(f"more threads than the {where['usable_cores']} cores to be used", "warning")
-    runs = _measured(path, threads, arguments.seconds, arguments.passes)
+    runs = _measured(path, threads, arguments.seconds, arguments.passes, arguments.recording)
     value: dict[str, Any] = {
         "model": str(path),
         "size_bytes": size_bytes,
         "sound_seconds": arguments.seconds,
         "passes": arguments.passes,
+        "recording": None if arguments.recording is None else str(arguments.recording),
         "machine": where,
         "runs": [asdict(run) for run in runs],
     }
@@ -100,10 +121,13 @@ def _default_threads(cores: int) -> list[int]:
     return sorted({*doubled, cores})
 
 
-def _measured(path: Path, threads: Sequence[int], seconds: float, passes: int) -> list[Measurement]:
+def _measured(
+    path: Path, threads: Sequence[int], seconds: float, passes: int, recording: Path | None
+) -> list[Measurement]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(threads) * passes)
+        total = len(threads) * passes * (1 if recording is None else 2)
+        task = progress.add_task("", total=total)
         runs = []
         for place, number in enumerate(threads):
             progress.update(task, description=f"{number} thread{'s'[: number > 1]}: loading")
@@ -115,7 +139,7 @@ def _measured(path: Path, threads: Sequence[int], seconds: float, passes: int) -
                     description=f"{number} thread{'s'[: number > 1]}: pass {done} of {of}",
                 )
 
-            runs.append(measure_apart(path, number, seconds, passes, show))
+            runs.append(measure_apart(path, number, seconds, passes, show, recording))
     return runs
 
 
@@ -125,13 +149,36 @@ def _show(path: Path, size_bytes: int, where: dict[str, Any], runs: Sequence[Mea
     if steps := runs[0].steps:
         print(f"a step is a chunk of {steps.chunk_ms:g} ms")
     print()
-    rows = [_COLUMNS, *map(_row, runs)]
+    _print_table([_COLUMNS, *map(_row, runs)])
+    texts = [(run.threads, run.text) for run in runs if run.text is not None]
+    if texts:
+        first = texts[0][1]
+        print(
+            f"\n{first.sound_seconds:.1f} s of speech, live, in blocks of {first.block_ms:g} ms\n"
+        )
+        _print_table([_TEXT_COLUMNS, *(_text_row(threads, text) for threads, text in texts)])
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
         cells = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         print(f"| {' | '.join(cells)} |")
         if number == 0:
             print(f"|{'|'.join('-' * (width + 1) + ':' for width in widths)}|")
+
+
+def _text_row(threads: int, text: LiveText) -> tuple[str, ...]:
+    return (
+        str(threads),
+        f"{text.prepare_seconds:.2f}",
+        f"{text.real_time_factor:.4f}",
+        f"{text.fastest_pass:.4f} to {text.slowest_pass:.4f}",
+        f"{text.p50_ms:.1f} / {text.p95_ms:.1f} / {text.p99_ms:.1f}",
+        f"{text.end_ms:.1f}",
+        _number(text.peak_mb, 0),
+        str(text.words),
+    )
 
 
 def _row(run: Measurement) -> tuple[str, ...]:

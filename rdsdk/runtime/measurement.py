@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ import rdsdk.errors
 from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.errors import ConfigError, ModelError, RdsdkError
 from rdsdk.runtime import executorch
+from rdsdk.runtime.live_text import LiveText, beginning, measure_text
 from rdsdk.runtime.machine import peak_resident_mb, resident_mb
+from rdsdk.runtime.percentiles import percentiles
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.stream import FrameSource, frame_source
 
@@ -59,6 +61,7 @@ class Measurement:
         steps: of a chunk; None for a full-context model.
         before_load_mb: resident memory before the model was loaded: Python, torch, ExecuTorch.
         peak_mb: the most resident memory; both None where the system does not tell.
+        text: what live text took, if a recording was given to hear.
     """
 
     name: str
@@ -74,14 +77,7 @@ class Measurement:
     steps: Steps | None
     before_load_mb: float | None
     peak_mb: float | None
-
-
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99 in milliseconds; NaN of nothing."""
-    if not len(seconds):
-        return dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), float("nan"))
-    p50, p95, p99 = np.percentile(np.array(seconds) * 1000, (50, 95, 99))
-    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
+    text: LiveText | None = None
 
 
 def probe_waveform(seconds: float) -> np.ndarray:
@@ -93,7 +89,12 @@ def probe_waveform(seconds: float) -> np.ndarray:
 
 
 def measure(
-    path: Path, threads: int, seconds: float, passes: int, on_pass: OnPass = lambda *_: None
+    path: Path,
+    threads: int,
+    seconds: float,
+    passes: int,
+    on_pass: OnPass = lambda *_: None,
+    recording: Path | None = None,
 ) -> Measurement:
     """Load an artefact and run it, in this process, which must not have run one before.
 
@@ -102,19 +103,27 @@ def measure(
         threads: for ExecuTorch.
         seconds: of sound in a pass.
         passes: over the sound, offline and again chunk by chunk; the first load warms up both.
+        recording: whose first ``seconds`` are then heard as often, live, for their text.
 
     Raises:
-        ModelError: the artefact cannot be loaded or run.
+        ModelError: the artefact cannot be loaded or run, or gives no text of a recording.
+        AudioError: the recording cannot be read.
         ConfigError: a number is out of range, or this process has run a program before.
     """
     check_plan(threads, seconds, passes)
     waveform = probe_waveform(seconds)
+    spoken = None if recording is None else beginning(recording, seconds)
     begun = time.perf_counter()
     executorch.binding()
     imported = time.perf_counter()
     before = resident_mb()
     program = Program(path, threads)
     loaded = time.perf_counter()
+    if spoken is not None and program.card.task != "ctc":
+        raise ModelError(
+            f"{path} gives features and no text, so live text cannot be measured; leave the "
+            "recording out"
+        )
     chunk: int | None = None
     ahead = len(waveform)
     if program.card.context is not None:
@@ -134,13 +143,22 @@ def measure(
     offline: list[float] = []
     streamed: list[float] = []
     steps: list[float] = []
+    all_passes = passes if spoken is None else 2 * passes
     for number in range(passes):
         offline.append(_offline(frames, waveform))
         if chunk is not None:
             took, end = _chunk_by_chunk(frames, waveform, ahead, chunk)
             steps += took
             streamed.append(sum(took) + end)
-        on_pass(number + 1, passes)
+        on_pass(number + 1, all_passes)
+    peak = peak_resident_mb()
+    text = None
+    if spoken is not None:
+
+        def heard(number: int) -> None:
+            on_pass(passes + number, all_passes)
+
+        text = measure_text(program, spoken, passes, heard, peak_resident_mb)
     return Measurement(
         name=program.card.name,
         precision=program.card.precision,
@@ -156,7 +174,8 @@ def measure(
         if chunk is not None
         else None,
         before_load_mb=before,
-        peak_mb=peak_resident_mb(),
+        peak_mb=peak,
+        text=text,
     )
 
 
@@ -175,16 +194,27 @@ def check_plan(threads: int, seconds: float, passes: int) -> None:
 
 
 def measure_apart(
-    path: Path, threads: int, seconds: float, passes: int, on_pass: OnPass = lambda *_: None
+    path: Path,
+    threads: int,
+    seconds: float,
+    passes: int,
+    on_pass: OnPass = lambda *_: None,
+    recording: Path | None = None,
 ) -> Measurement:
     """``measure`` in a new process.
 
     Raises:
-        ModelError, ConfigError: as ``measure``; ModelError too when the process was killed, for
-            want of memory perhaps.
+        ModelError, AudioError, ConfigError: as ``measure``; ModelError too when the process was
+            killed, for want of memory perhaps.
     """
     check_plan(threads, seconds, passes)
-    plan = {"path": str(path), "threads": threads, "seconds": seconds, "passes": passes}
+    plan = {
+        "path": str(path),
+        "threads": threads,
+        "seconds": seconds,
+        "passes": passes,
+        "recording": None if recording is None else str(recording),
+    }
     # A file: nobody reads what it complains of while it works, and a full pipe would stop it.
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
@@ -205,7 +235,8 @@ def measure_apart(
                     raise getattr(rdsdk.errors, value[0])(value[1])
                 else:
                     steps = None if value["steps"] is None else Steps(**value["steps"])
-                    return Measurement(**value | {"steps": steps})
+                    text = None if value["text"] is None else LiveText(**value["text"])
+                    return Measurement(**value | {"steps": steps, "text": text})
             code = process.wait()
         finally:
             process.kill()  # nothing when it has ended
@@ -247,6 +278,8 @@ def _main(plan: dict[str, Any]) -> None:
 
     try:
         plan["path"] = Path(plan["path"])
+        if plan["recording"] is not None:
+            plan["recording"] = Path(plan["recording"])
         say("measurement", asdict(measure(**plan, on_pass=lambda *done: say("pass", done))))
     except RdsdkError as error:
         say("error", [type(error).__name__, str(error)])

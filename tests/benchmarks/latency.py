@@ -46,7 +46,7 @@ from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.models import checkpoint
 from rdsdk.runtime.executorch import set_threads
-from rdsdk.runtime.measurement import percentiles
+from rdsdk.runtime.percentiles import percentiles
 from tests.benchmarks.spoken import BLOCK, Spoken, aligned_words, surrounded
 from tests.benchmarks.streaming import beside_offline, load
 

@@ -24,7 +24,7 @@ from rich.progress import track
 import rdsdk
 from rdsdk.audio import files
 from rdsdk.runtime.machine import resident_mb
-from rdsdk.runtime.measurement import percentiles
+from rdsdk.runtime.percentiles import percentiles
 
 ROOT = Path(__file__).parents[2]
 RECORDINGS = sorted((ROOT / "tests" / "assets").glob("*/*.flac"))

@@ -17,6 +17,7 @@ from rdsdk.errors import ConfigError, ModelError
 from rdsdk.runtime.machine import machine, peak_resident_mb, resident_mb
 from rdsdk.runtime.measurement import measure_apart, probe_waveform
 
+ASSETS = Path(__file__).parent.parent / "assets"
 QUICK = ("--seconds", "2", "--passes", "2")
 
 
@@ -79,9 +80,52 @@ def test_features_can_be_measured_too(features_pte):
     assert found.steps is not None
 
 
+def test_live_text_is_measured_with_its_search(measured):
+    clip = ASSETS / "unseen" / "ls-7312-92432-0000.flac"
+    figures, table = measured(
+        "english", "--threads", "1", "--seconds", "4", "--passes", "1", "--recording", str(clip)
+    )
+    (run,) = figures["runs"]
+    text = run["text"]
+    assert figures["recording"] == str(clip)
+    assert (text["sound_seconds"], text["block_ms"]) == (4.0, 320.0)
+    assert text["words"] > 3
+    assert 0 < text["p50_ms"] <= text["p95_ms"] <= text["p99_ms"]
+    assert text["fastest_pass"] == text["real_time_factor"] == text["slowest_pass"]
+    # Language models and search come on top of the network.
+    assert text["real_time_factor"] > run["streamed_real_time_factor"]
+    assert text["peak_mb"] > run["peak_mb"] + 30
+    assert "live text, real-time factor" in table
+    assert "4.0 s of speech, live, in blocks of 320 ms" in table
+
+
+def test_without_a_recording_there_is_no_text(streaming_pte, measured):
+    figures, table = measured(str(streaming_pte), "--threads", "1")
+    assert figures["recording"] is figures["runs"][0]["text"] is None
+    assert "live" not in table
+
+
+def test_a_full_context_model_gives_text_when_the_sound_is_over(full_pte):
+    sound = ASSETS / "unseen" / "ls-7312-92432-0000.flac"
+    done: list[tuple[int, int]] = []
+    found = measure_apart(full_pte, 1, 2.0, 2, lambda *of: done.append(of), sound)
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert found.text is not None
+    assert (found.text.block_ms, found.text.sound_seconds) == (320.0, 2.0)
+    assert found.text.end_ms > 0
+
+
+def test_features_have_no_live_text(features_pte):
+    sound = ASSETS / "unseen" / "ls-7312-92432-0000.flac"
+    with pytest.raises(ModelError, match="gives features and no text"):
+        measure_apart(features_pte, 1, 2.0, 1, recording=sound)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["digits", "--recording", "no.flac"], "no.flac"),
+        (["digits", "--recording", str(Path(__file__))], "test_bench.py"),
         (["digits", "--threads", "0"], "threads is 0, expected at least 1"),
         (["digits", "--seconds", "0.5"], "seconds is 0.5, expected 1 to 3600"),
         (["digits", "--seconds", "nan"], "seconds is nan"),
@@ -154,7 +198,7 @@ def test_help_says_what_is_measured(capsys):
     with pytest.raises(SystemExit):
         cli.main(["bench", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for what in ("real-time factor", "peak of resident memory", "--threads N [N ...]"):
+    for what in ("real-time factor", "peak of resident memory", "--threads N", "--recording"):
         assert what in text
 
 
