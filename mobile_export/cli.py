@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="a folder with model.json, or rnnlm.json")
+    parser.add_argument(
+        "checkpoint", type=Path, help="a folder with model.json (or a bundled name), or rnnlm.json"
+    )
     parser.add_argument(
         "-o",
         "--output",

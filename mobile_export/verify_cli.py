@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
     )
     parser.add_argument("artefact", type=Path, help="what rdsdk export wrote")
-    parser.add_argument("checkpoint", type=Path, help="the folder that it was exported from")
+    parser.add_argument(
+        "checkpoint", type=Path, help="the folder that it was exported from, or a bundled name"
+    )
     parser.add_argument("--to", choices=list(TARGETS), help="its kind (default: as it looks)")
     parser.add_argument("--manifest", type=Path, help="recordings with text, as for rdsdk evaluate")
     parser.add_argument(

@@ -26,6 +26,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rdsdk.runtime.artefact",
     ),
     "rdsdk.models": ("rdsdk.errors", "rdsdk.decoding.vocabulary"),
+    # A bundled model's weights have its name.
+    "rdsdk.models.checkpoint": (
+        "rdsdk.errors",
+        "rdsdk.decoding.vocabulary",
+        "rdsdk.models",
+        "rdsdk.pretrained",
+    ),
     "rdsdk.data": ("rdsdk.errors", "rdsdk.outputs", "rdsdk.audio", "rdsdk.decoding.vocabulary"),
     # Files of pronunciations are read in one way.
     "rdsdk.data.pronunciations": ("rdsdk.decoding", "rdsdk.errors", "rdsdk.data"),

@@ -137,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
             help="a transformers or rdsdk checkpoint folder, a hub name, or torchaudio:HUBERT_BASE",
         )
         if command is layers:
-            command.add_argument("student", metavar="STUDENT", help="an rdsdk checkpoint folder")
+            command.add_argument(
+                "student", metavar="STUDENT", help="an rdsdk checkpoint folder or a bundled name"
+            )
         command.add_argument(
             "manifest",
             metavar="MANIFEST",

@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         prog="rdsdk tune search",
         description="Choose the weights of a beam search on development data.",
     )
-    made.add_argument("checkpoint", type=Path, help="a folder with model.json")
+    made.add_argument("checkpoint", type=Path, help="a folder with model.json, or a bundled name")
     made.add_argument("dev", type=Path, nargs="+", help="manifests of recordings with texts")
     made.add_argument(
         "-o", "--output", type=Path, help="write the checkpoint with the chosen share taken off"

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import rdsdk.pretrained
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.models.config import Context, EncoderConfig
@@ -97,14 +98,29 @@ def write_whole(
     return folder
 
 
+def located(folder: Path | str) -> Path:
+    """The folder, or, where there is none and a bundled model has that name, that model's weights.
+
+    They lie beside its artefact in the repository; an installed package has the artefact alone.
+    """
+    folder = Path(folder)
+    if folder.is_dir() or len(folder.parts) != 1:
+        return folder
+    for home in map(Path, rdsdk.pretrained.__path__):
+        if (home / f"{folder}.pte").is_file():
+            return home / folder
+    return folder
+
+
 def load(folder: Path | str) -> Checkpoint:
-    """Read a checkpoint folder; the student is in eval mode on the CPU.
+    """Read a checkpoint folder, or the one of a bundled model by its name; the student is in eval
+    mode on the CPU.
 
     Raises:
         CheckpointError: a file is missing or damaged, the format is newer, or weights are missing,
             left over or of another shape than the architecture says; the message names them.
     """
-    folder = Path(folder)
+    folder = located(folder)
     description = read_description(folder)
     try:
         config = EncoderConfig.from_dict(description["architecture"])  # type: ignore[arg-type]
@@ -137,7 +153,8 @@ def read_description(folder: Path | str) -> dict[str, object]:
     if not path.is_file():
         raise CheckpointError(
             f"{folder} is not a checkpoint: it has no {DESCRIPTION}; expected a folder with "
-            f"{DESCRIPTION} and {WEIGHTS}, as `rdsdk finetune` and `rdsdk import` write"
+            f"{DESCRIPTION} and {WEIGHTS}, as `rdsdk finetune` and `rdsdk import` write, or, in a "
+            "clone of the repository, the name of a bundled model"
         )
     description = described(path, FORMAT, VERSION, _FIELDS)
     if not isinstance(description["architecture"], dict):

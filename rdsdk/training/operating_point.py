@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="rdsdk tune operating-point",
         description="Choose the blank's bias on development data and write it into a checkpoint.",
     )
-    parser.add_argument("checkpoint", type=Path, help="a folder with model.json")
+    parser.add_argument("checkpoint", type=Path, help="a folder with model.json, or a bundled name")
     parser.add_argument("dev", type=Path, nargs="+", help="manifests; text empty: no words there")
     parser.add_argument("-o", "--output", type=Path, required=True, help="checkpoint to write")
     parser.add_argument("--chunk-frames", type=int, help="another chunk than the student's own")

@@ -212,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
         description="Align a corpus of phones anew, by a model that learnt from it.",
     )
     add = made.add_argument
-    add("checkpoint", type=Path, help="a folder with model.json, of a model of phones")
+    add("checkpoint", type=Path, help="a folder or a bundled name, of a model of phones")
     add("manifests", type=Path, nargs="+", help="of a corpus that rdsdk prepare phones made")
     add("--spans", type=Path, help="its words (default: word_spans.jsonl beside the manifest)")
     add("--dictionary", type=Path, help="pronunciations (default: PocketSphinx's dictionary)")

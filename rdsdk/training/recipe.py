@@ -23,8 +23,9 @@ class StudentChoice:
 
     Args:
         preset: a preset's name; exactly one of preset and checkpoint.
-        checkpoint: a checkpoint folder (distilled, imported or fine-tuned before). Its CTC head is
-            kept if it has the same vocabulary, its projection heads are left behind.
+        checkpoint: a checkpoint folder (distilled, imported or fine-tuned before) or a bundled
+            model's name. Its CTC head is kept if it has the same vocabulary, its projection heads
+            are left behind.
         context: makes a preset stream with this context, and a checkpoint that streams go on with
             it; None keeps its own.
         width: of the encoder; a checkpoint's may be doubled, which first changes nothing

@@ -15,6 +15,8 @@ from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset
 from rdsdk.models.student import Student
 
+PRETRAINED = Path(checkpoint.__file__).parent.parent / "pretrained"
+
 
 @pytest.fixture
 def folder(make_student: Callable[..., Student], tmp_path: Path) -> Path:
@@ -75,6 +77,21 @@ def test_damaged_files_are_typed_errors(folder: Path, tmp_path: Path) -> None:
         checkpoint.load(folder)
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         checkpoint.load(tmp_path)
+
+
+def test_a_bundled_model_is_loaded_by_its_name(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = checkpoint.load("digits")
+    assert loaded.provenance["licence"] == "CC BY-SA 4.0"
+    assert checkpoint.located("digits") == PRETRAINED / "digits"
+    # A path is a path, and a folder of that name is that folder.
+    assert checkpoint.located("some/digits") == Path("some/digits")
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "digits")
+    assert checkpoint.load("digits").provenance == {"licence": "CC0"}
+    with pytest.raises(CheckpointError, match="the name of a bundled model"):
+        checkpoint.load("digit")
 
 
 @pytest.mark.parametrize(
