@@ -28,6 +28,8 @@ Value = tuple[int, int]
 
 NO_VALUE = 0xFFFFFFFF
 VIEW = "view"
+MEAN = "mean"
+"""A product with one row, which no layer has: the mean of a spelled norm."""
 _XNNPACK = "XnnpackBackend"
 _NAMES = {
     "XNNFullyConnected": "linear",
@@ -257,7 +259,10 @@ def _delegated(
             if not name.endswith("_id") or identity == NO_VALUE or _is_unused(kind, name):
                 continue
             (writes if name.startswith("output") else reads).append(renamed(identity))
-        yield Node(_operator(kind), tuple(reads), tuple(writes), call)
+        operator = _operator(kind)
+        if operator == "linear" and shapes[writes[0]][-1] == 1:
+            operator = MEAN
+        yield Node(operator, tuple(reads), tuple(writes), call)
 
 
 def _operator(kind: str) -> str:

@@ -99,7 +99,7 @@ def load_word_transcriber(
                 "artefact (rdsdk export)"
             )
         searched = None if beam == "greedy" else beam
-        if (Path(model) / tdnn.DESCRIPTION).is_file():
+        if (checkpoint.located(model) / tdnn.DESCRIPTION).is_file():
             return _from_tdnn(Path(model), threads, chunk_frames, searched, hotwords)
         return _from_checkpoint(Path(model), threads, chunk_frames, searched, hotwords)
     if chunk_frames is not None:
@@ -129,8 +129,9 @@ def load_word_transcriber(
 
 
 def is_checkpoint(model: str) -> bool:
-    """``model`` is a folder. A bundled name is that model, whatever folder has the same name."""
-    return Path(model).is_dir() and model not in rdsdk.bundled_models()
+    """``model`` is a folder, or the name of bundled weights without an artefact. A bundled model's
+    name is that model, whatever folder has the same name."""
+    return model not in rdsdk.bundled_models() and checkpoint.located(model).is_dir()
 
 
 def own_search_of(model: str, threads: int | None = None) -> BeamSettings | None:

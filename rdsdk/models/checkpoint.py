@@ -99,17 +99,15 @@ def write_whole(
 
 
 def located(folder: Path | str) -> Path:
-    """The folder, or, where there is none and a bundled model has that name, that model's weights.
+    """The folder, or, where there is none and bundled weights have that name, the folder of those.
 
-    They lie beside its artefact in the repository; an installed package has the artefact alone.
+    They are in the repository; an installed package has the artefacts alone.
     """
     folder = Path(folder)
     if folder.is_dir() or len(folder.parts) != 1:
         return folder
-    for home in map(Path, rdsdk.pretrained.__path__):
-        if (home / f"{folder}.pte").is_file():
-            return home / folder
-    return folder
+    homes = [Path(home) / folder for home in rdsdk.pretrained.__path__]
+    return next((home for home in homes if home.is_dir()), folder)
 
 
 def load(folder: Path | str) -> Checkpoint:

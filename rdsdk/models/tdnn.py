@@ -27,7 +27,14 @@ from torch import Tensor, nn
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.models.channel_dropout import ChannelDropout
-from rdsdk.models.checkpoint import WEIGHTS, described, load_weights, read_weights, write_whole
+from rdsdk.models.checkpoint import (
+    WEIGHTS,
+    described,
+    load_weights,
+    located,
+    read_weights,
+    write_whole,
+)
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.log_mel import FFT_SAMPLES, mel_filters, mel_power
@@ -303,13 +310,13 @@ def save(folder: Path | str, checkpoint: TdnnCheckpoint) -> Path:
 
 
 def load(folder: Path | str) -> TdnnCheckpoint:
-    """Read such a folder; the teacher is in eval mode on the CPU.
+    """Read such a folder, or a bundled teacher's by its name; it is in eval mode on the CPU.
 
     Raises:
         CheckpointError: a file is missing or damaged, the format is another or newer, or the
             weights do not fit the architecture; the message names them.
     """
-    folder = Path(folder)
+    folder = located(folder)
     path = folder / DESCRIPTION
     if not path.is_file():
         raise CheckpointError(

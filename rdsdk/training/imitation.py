@@ -38,7 +38,7 @@ class Imitation:
 
     Args:
         teachers: folders with the same vocabulary, of students (``rdsdk finetune``) or of Tdnns
-            (``rdsdk teach``); none imitates nobody.
+            (``rdsdk teach``), or names of bundled ones; none imitates nobody.
         weight: of the imitation beside the other losses; all are means over frames.
         whole: teachers that stream hear each recording as a whole, instead of in their own
             context.
@@ -76,7 +76,7 @@ class Imitation:
 
 def _load(folder: Path, vocabulary: Vocabulary) -> Imitated:
     teacher: Imitated
-    if (folder / tdnn.DESCRIPTION).is_file():
+    if (checkpoint.located(folder) / tdnn.DESCRIPTION).is_file():
         known = tdnn.load(folder)
         teacher = known.tdnn
         theirs: tuple[str, ...] | None = known.vocabulary.symbols
