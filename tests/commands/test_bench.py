@@ -70,7 +70,7 @@ def test_the_bundled_model_by_name(measured):
     (run,) = figures["runs"]
     assert (run["name"], run["precision"]) == ("digits", "int8")
     assert run["steps"]["chunk_ms"] == 1280.0
-    assert "digits.pte: digits, int8, 3.3 MB" in table
+    assert "digits.pte: digits, int8, 2.3 MB" in table
 
 
 def test_features_can_be_measured_too(features_pte):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from mobile_export import products
 from mobile_export.coreml import ExportedPackage, export_coreml
 from mobile_export.coreml_interpreter import MODEL, read_model
 from mobile_export.executorch import Exported, export
@@ -83,6 +84,23 @@ def small_fp32(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> E
 def small_int8(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     path = tmp_path_factory.mktemp("small-int8") / "small.pte"
     return export(small, path, "int8", name="small-test", measured={"wer": 0.5})
+
+
+@pytest.fixture(scope="session")
+def cut_fp32(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The same with the norms outside of the delegate, so that maps go from call to call."""
+    path = tmp_path_factory.mktemp("cut-fp32") / "small.pte"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(products, "WIDEST_NORM", 0)
+        return export(small, path, "fp32", method_names=METHODS, layers=[1])
+
+
+@pytest.fixture(scope="session")
+def cut_int8(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    path = tmp_path_factory.mktemp("cut-int8") / "small.pte"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(products, "WIDEST_NORM", 0)
+        return export(small, path, "int8")
 
 
 @pytest.fixture(scope="session")

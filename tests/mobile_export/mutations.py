@@ -221,7 +221,7 @@ def _linear_of(
             (payload, node["xnode_union"])
             for payload in called
             for node in payload["xnodes"]
-            if node["xnode_union_type"] == "XNNFullyConnected"
+            if node["xnode_union_type"] == "XNNFullyConnected" and not _is_mean(payload, node)
         ]
         payload, linear = linears[chosen(graph)]
 
@@ -233,6 +233,13 @@ def _linear_of(
 
         yield name, linear
         return  # the methods share their weights
+
+
+def _is_mean(payload: dict[str, Any], node: dict[str, Any]) -> bool:
+    """Whether a product with one row is the mean of a spelled norm."""
+    values = [value["xvalue_union"] for value in payload["xvalues"]]
+    plain = {v["id_out"]: v for v in (value.get("tensor_value", value) for value in values)}
+    return bool(plain[node["xnode_union"]["output_id"]]["dims"][-1] == 1)
 
 
 def _store(file: PTEFile, name: str, change: Callable[[bytes], bytes]) -> None:

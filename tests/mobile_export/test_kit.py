@@ -79,7 +79,7 @@ def test_the_readme_speaks_of_this_very_kit(platform, program, tmp_path):
         assert (made.artefact / "Data" / "weight.bin").read_bytes() == bytes(range(256))
     else:
         made = write_kit(DIGITS, platform, tmp_path / "kit")
-        assert "3.3 MB" in (made.folder / "README.md").read_text(encoding="utf-8")
+        assert "2.3 MB" in (made.folder / "README.md").read_text(encoding="utf-8")
     text = (made.folder / "README.md").read_text(encoding="utf-8")
     assert not re.search(r"@[A-Z_]+@", text)
     for fact in ("# digits", "CC BY-SA 4.0", "20560", "1280 ms", made.vectors.text):

@@ -50,6 +50,13 @@ NUMERICAL = (
 
 
 @pytest.fixture(params=["fp32", "int8"])
+def cut(request: pytest.FixtureRequest) -> Exported:
+    """Where a graph can be changed between two calls of the delegate."""
+    exported: Exported = request.getfixturevalue(f"cut_{request.param}")
+    return exported
+
+
+@pytest.fixture(params=["fp32", "int8"])
 def made(request: pytest.FixtureRequest) -> Exported:
     exported: Exported = request.getfixturevalue(f"small_{request.param}")
     return exported
@@ -73,9 +80,9 @@ def test_a_file_taken_apart_and_put_together_is_proven(
 
 @pytest.mark.parametrize("mutation", STRUCTURAL, ids=lambda one: one.__name__)
 def test_a_graph_that_computes_something_else_is_refused(
-    small: Checkpoint, made: Exported, mutation: mutations.Mutation, tmp_path: Path
+    small: Checkpoint, cut: Exported, mutation: mutations.Mutation, tmp_path: Path
 ) -> None:
-    path = mutated(made.path, tmp_path / "mutant.pte", mutation)
+    path = mutated(cut.path, tmp_path / "mutant.pte", mutation)
     with pytest.raises(ExportError, match=STRUCTURAL[mutation]):
         verify(small, path)
     # The numbers alone say so, too.
@@ -210,13 +217,13 @@ def test_the_bundled_model_is_its_checkpoints(tmp_path: Path) -> None:
     report = verify(source, DIGITS, ASSETS / "digits" / "manifest.jsonl")
     assert report.words is not None
     assert report.words["words"] == 28
-    assert report.words["artefact_wer"] == report.words["checkpoint_wer"]
+    assert report.words["artefact_wer"] <= report.words["checkpoint_wer"] == pytest.approx(2 / 28)
     assert report.methods["step"]["map_owner"] == [0, 0, 2, 2]
     share = report.methods["step"]["time"]["share"]
     operators = report.methods["step"]["time"]["operators"]
     assert 0.01 < share < 0.9
     assert sum(operators.values()) == pytest.approx(share, abs=0.1)
-    assert next(iter(operators)) == "native_layer_norm"
+    assert "native_layer_norm" not in operators
 
 
 def test_a_higher_word_error_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
