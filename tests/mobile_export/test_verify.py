@@ -217,7 +217,7 @@ def test_the_bundled_model_is_its_checkpoints(tmp_path: Path) -> None:
     report = verify(source, DIGITS, ASSETS / "digits" / "manifest.jsonl")
     assert report.words is not None
     assert report.words["words"] == 28
-    assert report.words["artefact_wer"] <= report.words["checkpoint_wer"] == pytest.approx(2 / 28)
+    assert report.words["artefact_wer"] <= report.words["checkpoint_wer"] == round(2 / 28, 5)
     assert report.methods["step"]["map_owner"] == [0, 0, 2, 2]
     share = report.methods["step"]["time"]["share"]
     operators = report.methods["step"]["time"]["operators"]
