@@ -112,6 +112,12 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert taught.student.checkpoint == f"{small.output}/last"
     assert taught.imitation.teachers == (f"{wide.output}/last", f"{other.output}/last")
     assert (other.lexicon, other.train, other.dev) == (small.lexicon, small.train, small.dev)
+    deep = teach.read_recipe(["--config", "english-tdnn-deep"])[0]
+    bundled = tdnn.load("english-tdnn-deep")
+    assert bundled.tdnn.config == deep.tdnn
+    assert bundled.vocabulary == small.vocabulary()
+    assert (deep.lexicon, deep.train, deep.dev) == (other.lexicon, other.train, other.dev)
+    assert deep.regularisation == other.regularisation
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
