@@ -191,12 +191,7 @@ def needed_values(student: Student) -> int:
         and not key.endswith(".basis")
         and key != "encoder.mask_embedding"
     )
-    return values - _constant_values(student)
-
-
-def _constant_values(student: Student) -> int:
-    bands = student.config.mel_bands
-    return constant_values(bands) if bands else 0
+    return values - constant_values(student.config.mel_bands)
 
 
 def _report(
@@ -252,7 +247,9 @@ def export_report(
 
     ``float32_agreement`` is that of the float32 programs which the artefact had to follow.
     """
-    floor = needed_values(student) * _BITS[precision] // 8 + 4 * _constant_values(student)
+    floor = needed_values(student) * _BITS[precision] // 8 + 4 * constant_values(
+        student.config.mel_bands
+    )
     return {
         "format": "rdsdk-export-report",
         "version": 1,

@@ -150,8 +150,7 @@ def file_faults(
             continue
         found[name] = structure(lowered, inputs, outputs)
         faults += structure_faults(config, name, found[name])
-    constants = constant_values(config.mel_bands) if config.mel_bands else 0
-    faults += _weight_faults(graph, parameters, constants)
+    faults += _weight_faults(graph, parameters, constant_values(config.mel_bands))
     return found, faults
 
 

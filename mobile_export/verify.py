@@ -114,10 +114,9 @@ def examine(
             "some are not rounded"
         )
     report.methods = {name: found.to_dict() | {"time": None} for name, found in structures.items()}
-    bands = student.config.mel_bands
     floor = round(BYTES_A_PARAMETER.get(card.precision, 4.0) * card.parameters)
     # Spectra and filters are float32 in every precision.
-    floor += 4 * constant_values(bands) if bands else 0
+    floor += 4 * constant_values(student.config.mel_bands)
     report.file |= {
         "weight_bytes": graph.weight_bytes,
         "floor_bytes": floor,

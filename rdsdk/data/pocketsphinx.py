@@ -12,7 +12,7 @@ from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.data.word_spans import TimedWord
 from rdsdk.errors import ConfigError
 
-_FRAMES_PER_SECOND = 100
+FRAMES_PER_SECOND = 100
 
 
 def require() -> Any:
@@ -39,6 +39,11 @@ def new_decoder(**settings: Any) -> Any:
     return require()(samprate=float(SAMPLE_RATE), loglevel="FATAL", **settings)
 
 
+def plain_word(written: str) -> str:
+    """A word in capitals, without the number of its pronunciation: word(2) is WORD."""
+    return re.sub(r"\(\d+\)$", "", written).upper()
+
+
 def heard_words(decoder: Any, waveform: NDArray[np.float32]) -> list[TimedWord]:
     """What a decoder hears in (S,) samples at 16 kHz, in capitals; a second recording is heard as
     it has adapted to the first."""
@@ -50,10 +55,9 @@ def heard_words(decoder: Any, waveform: NDArray[np.float32]) -> list[TimedWord]:
         return []
     return [
         (
-            # Pronunciation variants are written word(2).
-            re.sub(r"\(\d+\)$", "", segment.word).upper(),
-            segment.start_frame / _FRAMES_PER_SECOND,
-            (segment.end_frame + 1) / _FRAMES_PER_SECOND,
+            plain_word(segment.word),
+            segment.start_frame / FRAMES_PER_SECOND,
+            (segment.end_frame + 1) / FRAMES_PER_SECOND,
         )
         for segment in decoder.seg()
         if segment.word[0] not in "<[+"

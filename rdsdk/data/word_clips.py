@@ -23,7 +23,6 @@ from rdsdk.data import pocketsphinx
 from rdsdk.errors import DataError
 
 SAMPLE_RATE = 16_000
-FRAMES_PER_SECOND = 100
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 # What alone cannot be told from a digit, so it is neither a digit nor a counter-example.
 HOMOPHONES = frozenset({"FOR", "FORE", "TO", "TOO", "WON", "ATE", "OH", "O", "NAUGHT", "NIGH"})
@@ -115,9 +114,9 @@ class Aligner:
             spans.append(
                 WordSpan(
                     utterance,
-                    re.sub(r"\(\d+\)$", "", segment.word).upper(),
-                    start / FRAMES_PER_SECOND,
-                    end / FRAMES_PER_SECOND,
+                    pocketsphinx.plain_word(segment.word),
+                    start / pocketsphinx.FRAMES_PER_SECOND,
+                    end / pocketsphinx.FRAMES_PER_SECOND,
                     math.log(max(segment.ascore, 1e-300)) / (end - start),
                 )
             )
@@ -131,7 +130,7 @@ class Aligner:
         quiet = np.zeros(SAMPLE_RATE // 5, dtype=np.float32)
         if not self._decode(np.concatenate([quiet, waveform, quiet])):
             return ""
-        return re.sub(r"\(\d+\)$", "", self._decoder.hyp().hypstr).upper()
+        return pocketsphinx.plain_word(self._decoder.hyp().hypstr)
 
     def spelt(self, word: str) -> list[str]:
         """The phones of a word by the dictionary's first entry for it; none if it has none."""

@@ -34,22 +34,6 @@ WordTranscriber = Callable[[NDArray[np.float32]], Sequence[Word]]
 """The same with when each word is said; the text is its words with a space between them."""
 
 
-def load_transcriber(
-    model: str,
-    threads: int | None = None,
-    block_ms: float | None = None,
-    chunk_frames: int | None = None,
-    beam: Search | None = None,
-    hotwords: Sequence[str] = (),
-) -> Transcriber:
-    """``load_word_transcriber`` without the times: samples (S,) float32 at 16 kHz -> text.
-
-    Arguments and errors are those of that function.
-    """
-    words = load_word_transcriber(model, threads, block_ms, chunk_frames, beam, hotwords)
-    return lambda samples: joined(words(samples))
-
-
 def joined(words: Iterable[Word]) -> str:
     """The text of words."""
     return " ".join(word.text for word in words)
@@ -99,7 +83,7 @@ def load_word_transcriber(
                 "artefact (rdsdk export)"
             )
         searched = None if beam == "greedy" else beam
-        if (checkpoint.located(model) / tdnn.DESCRIPTION).is_file():
+        if tdnn.is_saved(model):
             return _from_tdnn(Path(model), threads, chunk_frames, searched, hotwords)
         return _from_checkpoint(Path(model), threads, chunk_frames, searched, hotwords)
     if chunk_frames is not None:

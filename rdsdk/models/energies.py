@@ -81,7 +81,7 @@ class Energies(nn.Module):
 
 
 def constant_values(bands: int) -> int:
-    """How many numbers the spectra and the filter bank are, which are no parameters."""
+    """How many numbers the spectra and the filter bank are, which are no parameters: 0 for 0."""
     return 2 * _heard_bins(bands) * (RECEPTIVE_FIELD_SAMPLES + SHORT_SAMPLES + bands)
 
 

@@ -309,6 +309,11 @@ def save(folder: Path | str, checkpoint: TdnnCheckpoint) -> Path:
     return write_whole(Path(folder), WEIGHTS, checkpoint.tdnn, DESCRIPTION, content)
 
 
+def is_saved(folder: Path | str) -> bool:
+    """Whether a folder, or a bundled name, is such a teacher."""
+    return (located(folder) / DESCRIPTION).is_file()
+
+
 def load(folder: Path | str) -> TdnnCheckpoint:
     """Read such a folder, or a bundled teacher's by its name; it is in eval mode on the CPU.
 

@@ -76,7 +76,7 @@ class Imitation:
 
 def _load(folder: Path, vocabulary: Vocabulary) -> Imitated:
     teacher: Imitated
-    if (checkpoint.located(folder) / tdnn.DESCRIPTION).is_file():
+    if tdnn.is_saved(folder):
         known = tdnn.load(folder)
         teacher = known.tdnn
         theirs: tuple[str, ...] | None = known.vocabulary.symbols

@@ -33,7 +33,7 @@ from rdsdk.data.manifest import read_cuts
 from rdsdk.data.telling import tell_error
 from rdsdk.data.waveform import load_waveform
 from rdsdk.errors import ConfigError, DataError, RdsdkError
-from rdsdk.evaluation.transcribers import Transcriber, load_transcriber
+from rdsdk.evaluation.transcribers import WordTranscriber, joined, load_word_transcriber
 
 HEARD, MANIFEST = "heard.jsonl", "pseudo.jsonl"
 FEWEST_WORDS, FEWEST_LETTERS = 2, 8
@@ -158,12 +158,12 @@ def cut_out(
     return len(made), total
 
 
-_pair: tuple[Listener, Transcriber, str] | None = None  # one a process
+_pair: tuple[Listener, WordTranscriber, str] | None = None  # one a process
 
 
 def _prepare(model: str, threads: int | None) -> None:
     global _pair
-    _pair = (Listener(), load_transcriber(model, threads), model)
+    _pair = (Listener(), load_word_transcriber(model, threads), model)
 
 
 def _both(cut: Cut) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _both(cut: Cut) -> dict[str, Any]:
         "speaker": cut.supervisions[0].speaker if cut.supervisions else None,
         "model": model,
         "words": listener.words(waveform),
-        "other": transcribe(waveform).upper(),
+        "other": joined(transcribe(waveform)).upper(),
     }
 
 

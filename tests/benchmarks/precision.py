@@ -27,7 +27,7 @@ from mobile_export.executorch import export
 from mobile_export.quantize import PRECISIONS
 from rdsdk.data.manifest import read_cuts, transcript
 from rdsdk.data.waveform import load_waveform
-from rdsdk.evaluation.transcribers import load_transcriber
+from rdsdk.evaluation.transcribers import joined, load_word_transcriber
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
@@ -91,9 +91,9 @@ def outside_share(path: Path, waveform: np.ndarray) -> float:
 
 def word_error_rate(model: Path, manifest: Path) -> float:
     """Of an artefact or a checkpoint on a manifest."""
-    transcribe = load_transcriber(str(model), threads=1)
+    transcribe = load_word_transcriber(str(model), threads=1)
     cuts = list(read_cuts(manifest))
-    heard = [transcribe(load_waveform(cut)) for cut in cuts]
+    heard = [joined(transcribe(load_waveform(cut))) for cut in cuts]
     return error_rates([transcript(cut) for cut in cuts], heard).wer
 
 

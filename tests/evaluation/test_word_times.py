@@ -17,7 +17,7 @@ from rdsdk.errors import DataError
 from rdsdk.evaluation.cli import main
 from rdsdk.evaluation.conditions import condition
 from rdsdk.evaluation.evaluate import evaluate
-from rdsdk.evaluation.transcribers import POCKETSPHINX, load_transcriber, load_word_transcriber
+from rdsdk.evaluation.transcribers import POCKETSPHINX, joined, load_word_transcriber
 from rdsdk.evaluation.word_times import WordTimes, spread, word_times
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -169,5 +169,7 @@ def test_the_peer_has_times_too() -> None:
     row = json.loads((ASSETS / "unseen" / "manifest.jsonl").read_text().splitlines()[0])
     samples, _ = soundfile.read(ASSETS / "unseen" / row["audio"], dtype="float32")
     words = load_word_transcriber(POCKETSPHINX)(samples)
-    assert load_transcriber(POCKETSPHINX)(samples) == " ".join(one.text for one in words)
+    assert joined(load_word_transcriber(POCKETSPHINX)(samples)) == " ".join(
+        one.text for one in words
+    )
     assert words[0].start < words[0].end <= words[1].start < words[-1].end <= len(samples) / 16_000

@@ -12,7 +12,12 @@ import rdsdk
 from rdsdk.audio import files
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.evaluation.cli import main
-from rdsdk.evaluation.transcribers import is_checkpoint, load_transcriber, own_search_of
+from rdsdk.evaluation.transcribers import (
+    is_checkpoint,
+    joined,
+    load_word_transcriber,
+    own_search_of,
+)
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models import checkpoint, tdnn
 from rdsdk.training.imitation import Imitation
@@ -45,8 +50,8 @@ def test_it_is_taken_by_its_name_and_writes_what_english_writes() -> None:
 
 
 def test_it_hears_more_of_unseen_speakers_than_chance() -> None:
-    transcribe = load_transcriber(NAME, beam=search())
-    heard = [transcribe(files.read(UNSEEN / row["audio"])) for row in ROWS]
+    transcribe = load_word_transcriber(NAME, beam=search())
+    heard = [joined(transcribe(files.read(UNSEEN / row["audio"]))) for row in ROWS]
     texts = [row["text"] for row in ROWS]
     assert error_rates(texts, heard).wer < 0.4
     # Negative control: the texts of other recordings do not fit.

@@ -17,7 +17,7 @@ from rdsdk import cli
 from rdsdk.data.batch import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
-from rdsdk.evaluation.transcribers import load_transcriber
+from rdsdk.evaluation.transcribers import load_word_transcriber
 from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.config import preset
 from rdsdk.models.student import Student
@@ -90,7 +90,7 @@ def test_a_teacher_learns_its_phones_and_keeps_its_best(
     (found,) = json.loads(capsys.readouterr().out)["results"]
     assert found["wer"] < 0.3
     with pytest.raises(ConfigError, match="hears whole recordings"):
-        load_transcriber(str(run / "best"), chunk_frames=16)
+        load_word_transcriber(str(run / "best"), chunk_frames=16)
 
 
 DROPOUT = ("tdnn.dropout=0.1",)
