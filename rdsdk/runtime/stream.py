@@ -89,6 +89,7 @@ class Stream:
         self._segmenter.reset()
         self._resampler: Resampler | None = None
         self._ready: list[Segment] = []
+        self._hidden: list[np.ndarray] = []  # for features() to give
         self._shown = ""
         self._samples = 0
         self._ended = False  # no more sound, though the last segments may not be given yet
@@ -113,7 +114,11 @@ class Stream:
             ModelError: the program failed; the block is kept and the next feed tries it again.
         """
         self._require_open()
-        self._hear(self._resampled(mono(block, "the block"), sample_rate))
+        asked = len(self._hidden)  # by a features() that failed, and to be given by the next
+        try:
+            self._hear(self._resampled(mono(block, "the block"), sample_rate))
+        finally:
+            del self._hidden[asked:]
         return self._take(partials=self._partials)
 
     def features(self, block: Any = None, sample_rate: float = SAMPLE_RATE) -> np.ndarray:
@@ -124,14 +129,16 @@ class Stream:
         then gives the last segments.
 
         Raises:
-            AudioError, ConfigError, ModelError: as ``feed``.
+            AudioError, ConfigError, ModelError: as ``feed``; the next call gives what this one
+                had until then.
         """
         self._require_open()
         if block is None:
-            hidden = self._hear_the_end()
+            self._hear_the_end()
             self._ended = True
         else:
-            hidden = self._hear(self._resampled(mono(block, "the block"), sample_rate))
+            self._hear(self._resampled(mono(block, "the block"), sample_rate))
+        hidden, self._hidden = self._hidden, []
         return np.concatenate([np.zeros((0, self._width), np.float32), *hidden])
 
     def finish(self) -> list[Segment]:
@@ -144,6 +151,7 @@ class Stream:
             return []
         self._hear_the_end()
         self._ready += self._segmenter.finish(self.seconds)
+        self._hidden = []
         self._ended = self._over = True
         return self._take(partials=False)
 
@@ -182,35 +190,30 @@ class Stream:
             raise ConfigError(_rate_changed(sample_rate, self._resampler.sample_rate))
         return self._resampler.feed(samples)
 
-    def _hear(self, waveform: np.ndarray) -> list[np.ndarray]:
-        """Read the frames that samples (S,) completed; their hidden states."""
+    def _hear(self, waveform: np.ndarray) -> None:
+        """Read the frames that samples (S,) completed."""
         self._samples += len(waveform)
         self._gating.hear(waveform)
-        return self._decode(self._frames.feed(waveform))
+        self._decode(self._frames.feed(waveform))
 
-    def _hear_the_end(self) -> list[np.ndarray]:
-        """Read the frames that remain; their hidden states."""
-        hidden = self._hear(self._rest())
+    def _hear_the_end(self) -> None:
+        """Read the frames that remain."""
+        self._hear(self._rest())
         # These frames reach beyond the last sample; what they say must not.
-        hidden += self._decode(self._frames.finish(), self.seconds)
+        self._decode(self._frames.finish(), self.seconds)
         # Only after success: until then, a failed call can be followed by more sound.
         self._gating.finish()
         self._segment(self.seconds)
-        return hidden
 
-    def _decode(
-        self, outputs: Iterator[Output], latest_seconds: float = math.inf
-    ) -> list[np.ndarray]:
-        hidden = []
+    def _decode(self, outputs: Iterator[Output], latest_seconds: float = math.inf) -> None:
         self._segment(latest_seconds)
         for output in outputs:
             if output.log_probs is None:
                 raise ModelError("the program gave no log_probs")
             self._gating.add(output.log_probs)
-            hidden.append(output.hidden)
             # Kept, so that a failure of a later chunk does not lose what this one said.
+            self._hidden.append(output.hidden)
             self._segment(latest_seconds)
-        return hidden
 
     def _segment(self, latest_seconds: float) -> None:
         for log_probs in self._gating.take():

@@ -264,6 +264,33 @@ def test_features_of_another_rate_have_the_same_number_of_frames(program):
     assert sum(map(len, frames)) == len(expected)
 
 
+def test_a_failure_in_between_loses_no_features(program, monkeypatch):
+    """What the calls before the failing one gave comes with the next features, not with a feed."""
+    waveform = np.concatenate([SPEECH, SPEECH, SPEECH])
+    stream, forward, calls = Stream(program), program.forward, []
+
+    def fail_twice(waveform, state=None):
+        calls.append(len(waveform))
+        if len(calls) in (2, 3):
+            raise ModelError("no memory")
+        return forward(waveform, state)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(program, "forward", fail_twice)
+        for hear_on in (stream.features, stream.feed):
+            with pytest.raises(ModelError):
+                hear_on(waveform[: len(waveform) if hear_on == stream.features else 0])
+        frames = [stream.features(waveform[:0]), stream.features()]
+    expected = Recognizer(program).features((waveform, SAMPLE_RATE))
+    assert len(calls) > 3
+    np.testing.assert_allclose(np.concatenate(frames), expected, atol=1e-5)
+    # Frames that a feed read are not asked for: they do not come with what follows.
+    stream.reset()
+    stream.feed(waveform)
+    assert len(stream.features()) < len(expected) / 2
+    stream.finish()
+
+
 def test_a_failure_while_features_are_asked_for_loses_no_words(program, monkeypatch):
     stream = Stream(program)
     half = len(SPEECH) // 2

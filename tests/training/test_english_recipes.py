@@ -118,6 +118,11 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert bundled.vocabulary == small.vocabulary()
     assert (deep.lexicon, deep.train, deep.dev) == (other.lexicon, other.train, other.dev)
     assert deep.regularisation == other.regularisation
+    last = read_recipe(["--config", "english-mini-deep"])[0]
+    assert last.student.checkpoint == f"{taught.output}/last"
+    assert last.imitation.teachers == ("english-tdnn-deep",)
+    assert (last.lexicon, last.train, last.dev) == (taught.lexicon, taught.train, taught.dev)
+    assert last.augmentation == taught.augmentation
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -208,6 +213,11 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     taught += [f"student.checkpoint={tmp_path / 'small' / 'last'}", f"output={tmp_path / 'taught'}"]
     assert cli.main(taught) == 0
     assert checkpoint.load(tmp_path / "taught" / "last").student.config == learnt.config
+    deep = ["--config", "english-mini-deep", *wide[2:-1], "student.ffn=72", "student.mel_bands=16"]
+    deep += [f"imitation.teachers=[{tmp_path / 'tdnn' / 'last'}]", f"output={tmp_path / 'deep'}"]
+    assert cli.main([*deep, f"student.checkpoint={tmp_path / 'taught' / 'last'}"]) == 0
+    heard_more = replace(learnt.config, ffn=72, mel_bands=16, context=Context(16, 128, 12))
+    assert checkpoint.load(tmp_path / "deep" / "last").student.config == heard_more
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
