@@ -114,8 +114,8 @@ class Recognizer:
                 final segments.
             DeviceError: the microphone cannot be opened, or went away; what was heard until then
                 is given as final segments first, and so it is on Ctrl-C.
-            ModelError: the model gives features and no text, or fails; or the language model
-                cannot be read.
+            ModelError: the model gives features and no text; or the language model cannot be read;
+                or the model fails, after what it read before was given as final segments.
             ConfigError: the package that a gate or a beam search needs is not installed, or a
                 hotword cannot be written with the model's symbols.
         """
@@ -252,13 +252,17 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
+    """What was heard until something fails is given before it raises."""
     with stream:
         try:
-            for block in blocks:
-                yield from stream.feed(block)
-        except (AudioError, DeviceError, KeyboardInterrupt):
-            # What was heard until the microphone went away, the recording broke, or Ctrl-C, is not
-            # lost.
+            try:
+                for block in blocks:
+                    yield from stream.feed(block)
+            except (AudioError, DeviceError, KeyboardInterrupt):
+                # The microphone went away, the recording broke, or Ctrl-C.
+                yield from stream.finish()
+                raise
             yield from stream.finish()
+        except ModelError:
+            yield from stream.give_up()
             raise
-        yield from stream.finish()

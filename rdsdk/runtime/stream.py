@@ -150,6 +150,13 @@ class Stream:
         if self._over:
             return []
         self._hear_the_end()
+        return self.give_up()
+
+    def give_up(self) -> list[Segment]:
+        """The last segments of what was read, all final, without reading the sound that waits: for
+        when the program failed, and ``finish`` would fail again."""
+        if self._over:
+            return []
         self._ready += self._segmenter.finish(self.seconds)
         self._hidden = []
         self._ended = self._over = True

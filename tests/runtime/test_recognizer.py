@@ -13,6 +13,7 @@ import rdsdk.pretrained
 from rdsdk.errors import AudioError, ModelError
 from rdsdk.runtime import recognizer as module
 from rdsdk.runtime.endpoint import EndpointRules
+from rdsdk.runtime.program import Program
 
 SPEECH = tones("ABC DE" + 10 * "_" + "F GH" + 12 * "_" + "AB CA")
 TEXTS = ["ABC DE", "F GH", "AB CA"]
@@ -182,6 +183,27 @@ def test_nan_in_a_recording_raises_after_the_segments_before_it(recognizer):
     assert next(segments).text == "ABC DE"
     with pytest.raises(AudioError, match="block 7"):
         list(segments)
+
+
+def test_a_model_that_fails_raises_after_the_segments_before_it(streaming_pte, monkeypatch):
+    program = Program(streaming_pte)
+    recognizer, forward, heard = rdsdk.Recognizer(program), program.forward, []
+
+    def fail_late(waveform, state=None):
+        heard.append(len(waveform))
+        if sum(heard) > len(SPEECH):
+            raise ModelError("no memory")
+        return forward(waveform, state)
+
+    waveform = np.concatenate([SPEECH, SPEECH, SPEECH])
+    segments = recognizer.transcribe(waveform[at : at + 8_000] for at in range(0, 200_000, 8_000))
+    given = []
+    monkeypatch.setattr(program, "forward", fail_late)
+    monkeypatch.setattr(program, "step", fail_late)
+    with pytest.raises(ModelError, match="no memory"):
+        given.extend(segments)
+    assert texts(given)[:2] == TEXTS[:2]
+    assert given[-1].is_final
 
 
 def test_a_bundled_name_is_loaded_and_is_the_default(bundled, wav):
