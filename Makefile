@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or 3.12 and a network: they make .venv on first use.
+# `make demo` and `make test` need Python 3.11 or later and a network: they make .venv on first use.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

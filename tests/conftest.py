@@ -29,10 +29,9 @@ import tiny_program
 
 from rdsdk.training.torchaudio_import import mend_torchaudio
 
-# flashlight-text has no wheels for later versions: there is no beam search to test.
-collect_ignore_glob = (
-    ["*/test_beam*.py", "*/test_english.py"] if sys.version_info >= (3, 13) else []
-)
+if os.environ.get("RDSDK_WITHOUT_FLASHLIGHT"):
+    # As on Pythons that flashlight-text has no wheels for; see tests/decoding/test_trie_search.py.
+    sys.modules["flashlight"] = None  # type: ignore[assignment]
 
 # Tests import transformers by themselves, which beside a CPU-only torch needs this first.
 mend_torchaudio()

@@ -1,6 +1,7 @@
-"""Incremental CTC beam search with a language model and hotwords, on flashlight-text.
+"""Incremental CTC beam search with a language model and hotwords, on flashlight-text, or on
+``rdsdk.decoding.trie_search`` in its place.
 
-flashlight-text keeps every hypothesis with its history. Words are given as soon as all hypotheses
+The library keeps every hypothesis with its history. Words are given as soon as all hypotheses
 agree on them, and their frames are forgotten; so what was given never changes, and nothing is lost
 beside decoding all frames at once. Where they do not agree for three seconds, the best hypothesis
 is taken but for its last second, which is searched again behind its last words; where nobody speaks

@@ -55,8 +55,8 @@ def new_decoder(
     """A greedy decoder; with ``beam`` or hotwords, a beam search.
 
     Raises:
-        ConfigError: flashlight-text is not installed, a hotword cannot be written, or one of the
-            settings is of another kind.
+        ConfigError: there is nothing to read the language model with, a hotword cannot be written,
+            or one of the settings is of another kind.
         ModelError: the language model cannot be read.
     """
     if not isinstance(beam, BeamSettings | None):

@@ -1,6 +1,6 @@
 """Hotwords: names and terms that a search should expect.
 
-Both classes below are language models to flashlight-text. Theirs are natural logarithms, already
+Both classes below are language models to the search. Theirs are natural logarithms, already
 weighted, so a decoder that uses them has an ``lm_weight`` of one.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rdsdk.decoding.language_model import flashlight
+from rdsdk.decoding.language_model import search_library
 
-_decoder: Any = flashlight("decoder")
+_decoder: Any = search_library()
 
 
 class BoostedWords(_decoder.LM):

@@ -10,15 +10,15 @@ import math
 import mmap
 import struct
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rdsdk.errors import ConfigError, ModelError
-
-if TYPE_CHECKING:
-    from flashlight.lib.text.decoder.kenlm import KenLM
+from rdsdk.errors import ModelError
 
 LN_10 = math.log(10)  # KenLM speaks of decimal logarithms
+_FLASHLIGHT = "flashlight.lib.text"
 SPECIAL = ("<unk>", "<s>", "</s>", "<UNK>")
 
 # The head of a binary, lm/binary_format.{hh,cc} of KenLM: a magic text and numbers of known value
@@ -45,39 +45,41 @@ def words_of(path: str | Path) -> tuple[str, ...]:
     return tuple(word for word in words if word not in SPECIAL)
 
 
-def load_kenlm(path: str | Path, words: Sequence[str]) -> KenLM:
+def load_kenlm(path: str | Path, words: Sequence[str]) -> Any:
     """The language model; it scores a word by its place in ``words``, in decimal logarithms.
 
     Raises:
-        ConfigError: flashlight-text is not installed.
+        ConfigError: neither flashlight-text nor KenLM's module is installed.
         ModelError: KenLM does not take the file.
     """
-    dictionaries, kenlm = flashlight("dictionary"), flashlight("decoder.kenlm")
-    dictionary = dictionaries.Dictionary()
-    for word in words:
-        dictionary.add_entry(word)
     try:
-        return kenlm.KenLM(str(path), dictionary)
-    except RuntimeError as error:
+        if not has_flashlight():
+            from rdsdk.decoding.ngram_scores import KenLM
+
+            return KenLM(str(path), words)
+        dictionary = import_module(f"{_FLASHLIGHT}.dictionary").Dictionary()
+        for word in words:
+            dictionary.add_entry(word)
+        return import_module(f"{_FLASHLIGHT}.decoder.kenlm").KenLM(str(path), dictionary)
+    except (RuntimeError, OSError) as error:
         raise ModelError(f"KenLM does not take {path}: {error}") from None
 
 
-def flashlight(name: str) -> Any:
-    """A module of ``flashlight.lib.text``, imported when it is first needed.
-
-    Raises:
-        ConfigError: flashlight-text is not installed.
-    """
-    from importlib import import_module
-
+@cache
+def has_flashlight() -> bool:
+    """Whether flashlight-text is installed; it has wheels for Python 3.11 and 3.12."""
     try:
-        return import_module(f"flashlight.lib.text.{name}")
-    except ImportError as error:
-        raise ConfigError(
-            "beam search, language models, hotwords, and models that search by themselves need "
-            f"flashlight-text ({error}); run: pip install flashlight-text. It has wheels for "
-            "Python 3.11 and 3.12, none for later ones; the bundled model digits does without"
-        ) from error
+        import_module(f"{_FLASHLIGHT}.decoder")
+    except ImportError:
+        return False
+    return True
+
+
+def search_library() -> Any:
+    """``flashlight.lib.text.decoder``, or what stands in for it where it is not installed."""
+    return import_module(
+        f"{_FLASHLIGHT}.decoder" if has_flashlight() else "rdsdk.decoding.trie_search"
+    )
 
 
 def _binary_words(path: Path) -> list[str]:

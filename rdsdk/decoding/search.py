@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rdsdk.decoding.language_model import LN_10, flashlight, load_kenlm, words_of
+from rdsdk.decoding.language_model import LN_10, load_kenlm, search_library, words_of
 from rdsdk.decoding.pronunciation import in_symbols, phrase, read_dictionary
 from rdsdk.decoding.rescoring import Rescorer
 from rdsdk.decoding.rnnlm import load_rnnlm
@@ -56,8 +56,8 @@ class BeamSearch:
         columns: V, outputs of the model.
 
     Raises:
-        ConfigError: flashlight-text is not installed, a hotword or most words of the language
-            model cannot be written with the vocabulary's symbols, or the lexicon is missing or in
+        ConfigError: there is nothing to read a language model with, a hotword or most words of it
+            cannot be written with the vocabulary's symbols, or the lexicon is missing or in
             other phones.
         DataError: the lexicon is damaged.
         ModelError: the language model cannot be read.
@@ -72,7 +72,7 @@ class BeamSearch:
         self.vocabulary = vocabulary
         self.columns = len(vocabulary)
         self.settings = settings or BeamSettings()
-        self._flashlight: Any = flashlight("decoder")
+        self._library: Any = search_library()
         self._spoken: list[tuple[str, ...]] = []  # by label
         self._scale = 1.0
         self._allowed: np.ndarray | None = None
@@ -102,24 +102,24 @@ class BeamSearch:
         return self._spoken[label]
 
     def new(self) -> Any:
-        """A decoder of flashlight-text, to be begun."""
+        """A decoder of the library, to be begun."""
         settings, vocabulary = self.settings, self.vocabulary
         symbols = min(settings.symbols_per_frame or len(vocabulary), len(vocabulary))
-        ctc = self._flashlight.CriterionType.CTC
+        ctc = self._library.CriterionType.CTC
         # Without a boundary, silence is what the blank says; it has no score of its own.
         silence = vocabulary.blank if vocabulary.boundary_id is None else vocabulary.boundary_id
         if self.is_pronounced:
             silence = len(vocabulary) - 1  # blanks say it already, and every hypothesis once
         widths = (settings.beam_size, symbols, settings.beam_threshold, self._scale)
         if self._trie is None:
-            options = self._flashlight.LexiconFreeDecoderOptions(*widths, 0.0, self._sums, ctc)
-            return self._flashlight.LexiconFreeDecoder(
+            options = self._library.LexiconFreeDecoderOptions(*widths, 0.0, self._sums, ctc)
+            return self._library.LexiconFreeDecoder(
                 options, self._lm, silence, vocabulary.blank, []
             )
-        options = self._flashlight.LexiconDecoderOptions(
+        options = self._library.LexiconDecoderOptions(
             *widths, settings.word_score, _NEVER, 0.0, self._sums, ctc
         )
-        return self._flashlight.LexiconDecoder(
+        return self._library.LexiconDecoder(
             options, self._trie, self._lm, silence, vocabulary.blank, -1, [], False
         )
 
@@ -190,7 +190,7 @@ class BeamSearch:
     def _inner(self, words: Sequence[str], lm_words: dict[str, str]) -> Any:
         """The language model that scores words by their place, and its scale."""
         if self.settings.lm is None:
-            return self._flashlight.ZeroLM()
+            return self._library.ZeroLM()
         self._scale = self.settings.lm_weight * LN_10
         return load_kenlm(self.settings.lm, [lm_words.get(word, word) for word in words])
 
@@ -223,14 +223,14 @@ class BeamSearch:
         parts = [part for hotword in self.hotwords for part in hotword.split()]
         labels = {word: label for label, word in enumerate(dict.fromkeys((*known, *parts)))}
         lm = self._boosted(self._inner(list(labels), lm_words), labels)
-        trie = self._flashlight.Trie(len(self.vocabulary), self.vocabulary.boundary_id)
+        trie = self._library.Trie(len(self.vocabulary), self.vocabulary.boundary_id)
         start = lm.start(False)
         boundary = [self.vocabulary.boundary_id]
         for word in known:
             label = labels[word]
             _, score = lm.score(start, label)
             trie.insert(self.vocabulary.encode(word) + boundary, label, score)
-        trie.smear(self._flashlight.SmearingMode.MAX)
+        trie.smear(self._library.SmearingMode.MAX)
         self._trie = trie
         return lm
 
@@ -269,7 +269,7 @@ class BeamSearch:
         scores = self._boosted(self._inner(list(labels), {}), labels, symbols_in)
         start = scores.start(False)
         first = {label: scores.score(start, label)[1] for label, _ in entries}
-        self._trie = self._flashlight.Trie(len(self.vocabulary), len(self.vocabulary) - 1)
+        self._trie = self._library.Trie(len(self.vocabulary), len(self.vocabulary) - 1)
         here = Counter[tuple[int, ...]]()
         # Without a language model nothing tells homophones apart: the first is taken.
         most = 1 if lm is None else _HOMOPHONES
@@ -277,7 +277,7 @@ class BeamSearch:
             here[spoken] += 1
             if here[spoken] <= most:
                 self._trie.insert(list(spoken), label, first[label])
-        self._trie.smear(self._flashlight.SmearingMode.MAX)
+        self._trie.smear(self._library.SmearingMode.MAX)
         return scores
 
     def _weighed_again(self) -> WordScores | None:
@@ -294,7 +294,7 @@ class BeamSearch:
 
     def _characters(self) -> Any:
         if not self.hotwords:
-            return self._flashlight.ZeroLM()
+            return self._library.ZeroLM()
         from rdsdk.decoding.hotwords import BoostedSpellings
 
         boundary = self.vocabulary.boundary_id

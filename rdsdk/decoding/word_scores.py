@@ -25,7 +25,7 @@ class WordScores:
 
     Args:
         rnnlm: the recurrent model.
-        lm: flashlight-text's, of labels; its hotwords are worth more already.
+        lm: the search's, of labels; its hotwords are worth more already.
         spoken: the words of each label.
         settings: their weights.
         scale: nats for one unit of ``lm``.

@@ -4,7 +4,6 @@ import json
 import lzma
 import math
 import os
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -67,7 +66,6 @@ def test_a_language_model_knows_its_text(text, tmp_path):
     assert build_lm([tmp_path / "shuffled"], tmp_path / "lm", order=3, prune=[0]).perplexity > 3
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="flashlight-text has no wheels")
 def test_a_binary_scores_what_follows_what(text, tmp_path):
     from rdsdk.decoding.language_model import load_kenlm
 

@@ -1,4 +1,3 @@
-import builtins
 import os
 import subprocess
 import sys
@@ -104,26 +103,20 @@ def test_a_search_is_shared_until_the_language_model_changes(arpa):
     assert shared_search(LETTERS, settings, ["AB"]) is not first
 
 
-def test_without_flashlight_text_it_is_named(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("flashlight")]:
-        monkeypatch.delitem(sys.modules, name)
-    imported = builtins.__import__
-
-    def missing(name, *rest, **more):
-        if name.startswith("flashlight"):
-            raise ModuleNotFoundError("No module named 'flashlight'", name="flashlight")
-        return imported(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    monkeypatch.setattr("importlib.import_module", lambda name: missing(name))
-    with pytest.raises(ConfigError, match="pip install flashlight-text"):
-        search()
+def test_without_anything_that_reads_a_language_model_it_is_named(monkeypatch, arpa):
+    monkeypatch.setattr("rdsdk.decoding.language_model.has_flashlight", lambda: False)
+    monkeypatch.setitem(sys.modules, "kenlm", None)
+    with pytest.raises(ConfigError, match="pip install camel-kenlm"):
+        search(lm=arpa)
+    # Hotwords alone need none.
+    assert text(decode(search(hotwords=("AB",)), frames("AB|", sure=0.95))) == "AB"
 
 
 def test_greedy_decoding_does_not_import_it():
     code = (
         "import sys; from rdsdk.decoding.decoder import new_decoder; "
         "from rdsdk.decoding.vocabulary import Vocabulary; new_decoder(Vocabulary.characters()); "
-        "sys.exit(any(name.startswith('flashlight') for name in sys.modules))"
+        "late = ('flashlight', 'kenlm', 'rdsdk.decoding.trie'); "
+        "sys.exit(any(name.startswith(late) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

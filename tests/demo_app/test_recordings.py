@@ -1,6 +1,5 @@
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +33,7 @@ def test_a_file_is_drawn_with_its_words_times_and_speed(wav, streaming_pte, caps
 @pytest.mark.parametrize(
     ("model", "folder", "licence", "enough"),
     [
-        pytest.param(
-            *("english", "unseen", "CC BY 4.0", 0.5),
-            marks=pytest.mark.skipif(
-                sys.version_info >= (3, 13), reason="flashlight-text has no wheels"
-            ),
-        ),
+        ("english", "unseen", "CC BY 4.0", 0.5),
         ("digits", "digits", "CC BY-SA 4.0", 0.9),
     ],
 )
