@@ -63,7 +63,7 @@ class KenLM(LM):
         except ImportError as error:
             raise ConfigError(
                 f"a word language model needs KenLM's module ({error}); run: pip install "
-                "camel-kenlm (Linux; wheels), or pip install kenlm (needs a C++ compiler)"
+                "camel-kenlm (wheels for Linux and macOS), or kenlm (needs a C++ compiler)"
             ) from error
         self._state = kenlm.State
         config = kenlm.Config()

@@ -142,8 +142,6 @@ class _Decoder:
         """Read log_probs (frames, symbols), float32 in a row at an address."""
         values = (ctypes.c_float * (frames * symbols)).from_address(address)
         for row in np.ctypeslib.as_array(values).reshape(frames, symbols).astype(np.float64):
-            if not len(self._beam.score):
-                return  # nothing fitted a frame before
             top = np.argsort(-row, kind="stable")[: self._options.beam_size_token]
             self._keep(self._candidates(row, top))
             if len(self._history) % _FORGET_FRAMES == 0:
@@ -158,7 +156,7 @@ class _Decoder:
             who = who[whole]
         state, score = self._scored(before.state[who], np.full(len(who), _FINISH))
         self._keep(
-            before._replace(
+            _Beam(
                 score=before.score[who] + self._options.lm_weight * score,
                 parent=who,
                 state=state,
@@ -207,9 +205,11 @@ class _Decoder:
 
     def _keep(self, candidates: _Beam) -> None:
         """Merge what cannot be told apart any more, and keep the best."""
-        near = candidates.score >= candidates.score.max() - self._options.beam_threshold
+        # Of what is no number none is the best, and of nothing nothing is.
+        best = candidates.score.max(initial=-np.inf)
+        near = candidates.score >= best - self._options.beam_threshold
         candidates = _Beam(*(values[near] for values in candidates))
-        if not near.any():  # of no numbers none is the best
+        if not near.any():
             self._beam = candidates
             self._history.append(candidates)
             return
@@ -225,26 +225,25 @@ class _Decoder:
         else:
             total = score[first]
         if len(chosen) > self._options.beam_size:
-            best = np.argpartition(-total, self._options.beam_size)[: self._options.beam_size]
-            chosen, total = chosen[best], total[best]
-        kept = _Beam(*(values[chosen] for values in candidates))
-        self._beam = kept._replace(score=total)
+            kept = np.argpartition(-total, self._options.beam_size)[: self._options.beam_size]
+            chosen, total = chosen[kept], total[kept]
+        merged = _Beam(*(values[chosen] for values in candidates))
+        self._beam = merged._replace(score=total)
         self._history.append(self._beam)
 
     def _scored(self, states: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The states after words (W,), and the words' scores."""
-        pairs = list(zip(states.tolist(), labels.tolist(), strict=True))
-        known = self._after
-        for pair in pairs:
-            if pair not in known:
-                state = self._states[pair[0]]
-                label = pair[1]
-                finish = label == _FINISH
-                after, score = self._lm.finish(state) if finish else self._lm.score(state, label)
-                known[pair] = (self._number(after), score)
-        found = [known[pair] for pair in pairs]
+        pairs = zip(states.tolist(), labels.tolist(), strict=True)
+        found = [self._after.get(pair) or self._ask(*pair) for pair in pairs]
         numbers = np.array([number for number, _ in found], np.int64)
         return numbers, np.array([score for _, score in found], np.float64)
+
+    def _ask(self, number: int, label: int) -> tuple[int, float]:
+        state = self._states[number]
+        finish = label == _FINISH
+        after, score = self._lm.finish(state) if finish else self._lm.score(state, label)
+        answer = self._after[number, label] = (self._number(after), score)
+        return answer
 
     def _number(self, state: Any) -> int:
         number = self._numbers.get(id(state))

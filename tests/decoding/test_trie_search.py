@@ -94,6 +94,16 @@ def unsure(seed: int, length: int = 45) -> np.ndarray:
     return np.log(rng.dirichlet(np.full(SYMBOLS, 0.5), size=length) + 1e-6).astype(np.float32)
 
 
+@pytest.mark.parametrize("made", [lexicon_decoder, free_decoder])
+def test_the_end_behind_frames_that_are_no_numbers_has_no_hypotheses(made):
+    """Few enough frames that nobody looked before the end."""
+    decoder, _ = made(trie_search, 1, 20, 6, True)
+    rows = np.full((3, SYMBOLS), np.nan, np.float32)
+    assert decoder.decode(rows.ctypes.data, *rows.shape) == []
+    rows = unsure(1, 3)
+    assert decoder.decode(rows.ctypes.data, *rows.shape)
+
+
 @needs_flashlight
 @pytest.mark.parametrize("made", [lexicon_decoder, free_decoder])
 @pytest.mark.parametrize("sums", [False, True])
@@ -138,6 +148,8 @@ def test_frames_that_are_no_numbers_are_told(monkeypatch):
     assert isinstance(searched.new(), trie_search.LexiconFreeDecoder)
     with pytest.raises(ModelError, match="not numbers"):
         decode(searched, np.full((20, len(LETTERS)), np.nan, np.float32))
+    with pytest.raises(ModelError, match="not numbers"):
+        decode(searched, np.full((3, len(LETTERS)), np.nan, np.float32))
     assert text(decode(searched, frames("AB|", sure=0.95))) == "AB"
 
 
@@ -153,7 +165,7 @@ def test_states_that_no_hypothesis_is_in_are_forgotten():
 
 
 def test_all_of_beam_search_does_without_flashlight_text():
-    """The tests beside this one, once more."""
+    """The tests beside this one once more, but for the longest of them."""
     files = ["test_beam.py", "test_beam_hotwords.py", "test_beam_language_model.py"]
     chosen = "not portions and not endless and not speaks"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
