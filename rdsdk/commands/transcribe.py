@@ -20,6 +20,7 @@ from rdsdk.commands.console import complain, warnings_in_one_line
 from rdsdk.decoding.arguments import add_decoding_arguments, decoding
 from rdsdk.decoding.segment import Segment
 from rdsdk.errors import AudioError, ConfigError
+from rdsdk.runtime.ctrl_c import ctrl_c_waits
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.recognizer import DEFAULT_MODEL, Recognizer, load
 
@@ -162,7 +163,9 @@ def _transcribe(
             # Where text appears on the terminal by itself, a bar would only be in its way.
             if not sys.stdout.isatty() and sys.stderr.isatty():
                 blocks = stack.enter_context(_progress(name, blocks))
-        for segment in recognizer.transcribe(blocks, **how):
+        # What is being recognised is shown before Ctrl-C ends the command.
+        ctrl_c = stack.enter_context(ctrl_c_waits())
+        for segment in recognizer.transcribe(ctrl_c.between(blocks), **how):
             show(segment, name, arguments)
 
 

@@ -18,6 +18,7 @@ from rdsdk.decoding.segment import Segment
 from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.errors import AudioError, DeviceError, ModelError
 from rdsdk.runtime.card import Card
+from rdsdk.runtime.ctrl_c import ctrl_c_waits
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.layers import program_of_layer
 from rdsdk.runtime.program import Program
@@ -25,6 +26,7 @@ from rdsdk.runtime.stream import Stream, frame_source
 from rdsdk.runtime.transcription import OnSegment, Transcription
 
 DEFAULT_MODEL = "english"
+_PIECE = 5 * SAMPLE_RATE  # as files are read
 # A path; or (samples, sample rate); or blocks (S,) at 16 kHz as they come, as from a Microphone.
 Source = str | Path | tuple[Any, float] | Iterable[np.ndarray]
 
@@ -227,7 +229,7 @@ def _blocks(source: Source) -> Iterator[np.ndarray]:
         if len(source) != 2 or not isinstance(source[1], Real):
             kinds = ", ".join(type(part).__name__ for part in source)
             raise AudioError(f"got a tuple of ({kinds}), expected (samples, sample rate in Hz)")
-        return iter([from_array(*source)])
+        return _pieces(from_array(*source))
     # A tensor is one, too, and each of its rows would be taken for a block.
     if hasattr(source, "__array__"):
         raise AudioError(
@@ -246,23 +248,36 @@ def _checked(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for number, block in enumerate(blocks):
         waveform = mono(block, f"block {number}")
         heard = heard or len(waveform) > 0
-        yield waveform
+        yield from _pieces(waveform)
     if not heard:
         raise AudioError("the blocks held no samples")
 
 
+def _pieces(waveform: np.ndarray) -> Iterator[np.ndarray]:
+    """What is long at once in portions, so that its first segments do not wait for its last."""
+    for start in range(0, len(waveform), _PIECE):
+        yield waveform[start : start + _PIECE]
+
+
 def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Generator[Segment, None, None]:
     """What was heard until something fails is given before it raises."""
+    # Outlives what Ctrl-C interrupts, which may come between two of a block's segments, too.
+    segments: Iterator[Segment] = iter(())
     with stream:
         try:
             try:
                 for block in blocks:
-                    yield from stream.feed(block)
+                    with ctrl_c_waits():
+                        segments = iter(stream.feed(block))
+                    yield from segments
+                with ctrl_c_waits():
+                    segments = iter(stream.finish())
+                yield from segments
             except (AudioError, DeviceError, KeyboardInterrupt):
                 # The microphone went away, the recording broke, or Ctrl-C.
+                yield from segments
                 yield from stream.finish()
                 raise
-            yield from stream.finish()
         except ModelError:
             yield from stream.give_up()
             raise
