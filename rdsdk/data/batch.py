@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class Batch:
     the text of an unlabelled utterance is "". frame_targets (B, T) int64 are the symbols of the
     frames where an utterance has an alignment, ``alignment.PADDING`` elsewhere; None if none has.
     frames (B, T, C), zero in padding, are what the extractor made of the waveforms, where it was
-    kept instead of them; then S is 0.
+    kept instead of them; then S is 0, and energies (B, T, 3 M) are there for a student that hears
+    them, and teacher_log_probs (B, T, V) if teachers were asked.
     """
 
     waveforms: Tensor
@@ -47,6 +48,8 @@ class Batch:
     texts: list[str]
     frame_targets: Tensor | None = None
     frames: Tensor | None = None
+    energies: Tensor | None = None
+    teacher_log_probs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,16 +68,9 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            change(self.waveforms),
-            change(self.sample_counts),
-            change(self.tokens),
-            change(self.token_counts),
-            self.ids,
-            self.texts,
-            None if self.frame_targets is None else change(self.frame_targets),
-            None if self.frames is None else change(self.frames),
-        )
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed = {name: change(it) for name, it in values.items() if isinstance(it, Tensor)}
+        return Batch(**(values | changed))
 
 
 def frame_count(samples: Any) -> Any:

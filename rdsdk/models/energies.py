@@ -70,14 +70,21 @@ class Energies(nn.Module):
         """Powers in bands, of any shape -> their logarithms, about 0 in the mean and 1 apart."""
         return ((powers + _FLOOR).log() - _MEAN) / _DEVIATION
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def exact(self, waveform: Tensor) -> Tensor:
+        """``energies`` in float32 where the rest is not: soft bands beside loud ones are lost in
+        bfloat16, which is for what is learnt."""
         device = waveform.device.type
-        # Soft bands beside loud ones are lost in bfloat16, which is for what is learnt.
-        exact = torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if exact else nullcontext():
-            energies = self.energies(waveform.float() if exact else waveform)
+        mixed = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if mixed else nullcontext():
+            return self.energies(waveform.float() if mixed else waveform)
+
+    def joined(self, energies: Tensor) -> Tensor:
+        """Energies (B, T, 3 M) -> (B, T, C), what is added to the extractor's frames."""
         heard: Tensor = self.join(self.norm(F.gelu(self.widen(energies))))
         return heard
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.joined(self.exact(waveform))
 
 
 def constant_values(bands: int) -> int:

@@ -98,14 +98,18 @@ class Student(nn.Module):
         state: EncoderState | None = None,
         *,
         waveform: Tensor | None = None,
+        energies: Tensor | None = None,
         frame_counts: Tensor | None = None,
         frame_mask: Tensor | None = None,
         context: Context | Literal["full", "configured"] = "configured",
         followed: bool = False,
     ) -> tuple[StudentOutput, EncoderState]:
         """The same from the extractor's frames (B, T, C); arguments as for ``Encoder``. With
-        ``mel_bands`` the ``waveform`` (B, S) that they are of must come along."""
-        if self.energies is not None:
+        ``mel_bands`` M the ``waveform`` (B, S) that they are of must come along, or its
+        ``energies`` (B, T, 3 M)."""
+        if self.energies is not None and energies is not None:
+            frames = frames + self.energies.joined(energies)
+        elif self.energies is not None:
             assert waveform is not None, "this student hears energies of the waveform, too"
             frames = frames + self.energies(waveform)
         hidden, state = self.encoder(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rdsdk.errors import ConfigError
 from rdsdk.training.corpus_trigram import corpus_trigram
 from rdsdk.training.finetuning import Finetuning
-from rdsdk.training.imitation import first_student, hear_alike
+from rdsdk.training.frame_keeping import Keeping
+from rdsdk.training.imitation import first_student
 from rdsdk.training.recipe import FinetuneRecipe, read_recipe
 from rdsdk.training.run import run
 from rdsdk.training.student_teacher import copy_front_end
@@ -26,22 +26,14 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     """Run a recipe. See ``main`` for what it returns, ``run.run`` for what it raises."""
     vocabulary = recipe.vocabulary()
     teachers = recipe.imitation.load(vocabulary)
+    keeping = None
+    if recipe.kept_passes:
+        keeping = Keeping(recipe.kept_passes, teachers, recipe.imitation.whole)
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
         if recipe.imitation.copy_extractor:
             copy_front_end(first_student(teachers), student)
-        if recipe.kept_passes and not all(hear_alike(each, student) for each in teachers):
-            raise ConfigError(
-                f"the frames kept are the student's, and of imitation.teachers "
-                f"{recipe.imitation.teachers} one has another extractor; leave kept_passes out, or "
-                "start from a student that has the teacher's (rdsdk distill, extractor: frozen)"
-            )
-        if recipe.kept_passes and student.config.mel_bands:
-            raise ConfigError(
-                "kept frames are those of convolutions, and student.mel_bands needs the sound; "
-                "leave kept_passes out"
-            )
         chosen = recipe.regularisation
         # Without a single alignment these losses would be 0 for ever.
         aligned = chosen.sequence_steps or chosen.aligned_start_steps
@@ -52,7 +44,8 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.optimisation,
             recipe.regularisation,
             recipe.seed,
-            teachers,
+            # What is kept they are asked once, beforehand.
+            () if recipe.kept_passes else teachers,
             recipe.imitation,
             trigram if chosen.sequence_steps else None,
         )
@@ -66,6 +59,6 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         vocabulary=vocabulary,
         provenance={"language": recipe.language},
         resume=resume,
-        kept_passes=recipe.kept_passes,
+        keeping=keeping,
         piece_seconds=recipe.piece_seconds,
     )

@@ -121,7 +121,8 @@ class Finetuning(L.LightningModule):
     ``sequence_steps`` need the ``trigram`` of the corpus's symbols.
 
     ``teachers`` with the same symbols add the divergence from what they say to the loss, as
-    ``imitation`` has it. They are no submodules, as in ``Distillation``.
+    ``imitation`` has it; so does what they said once, if a batch brings it. They are no submodules,
+    as in ``Distillation``.
 
     Validation logs ``dev/wer``, ``dev/cer``, ``dev/false_words`` (words recognised in recordings
     that have none) and ``dev/score``, their sum, which decides the best checkpoint.
@@ -228,8 +229,10 @@ class Finetuning(L.LightningModule):
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
                 loss = shared(self, self._loss(log_probs, counts, batch), counts.sum())
-            if teachers:
+            said = batch.teacher_log_probs
+            if said is None and teachers:
                 said = teacher_log_probs(teachers, batch, self.imitation.whole, self._heard_alike)
+            if said is not None:
                 imitation = shared(self, imitation_loss(log_probs, said, counts), counts.sum())
                 self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
                 loss = loss + self.imitation.weight * imitation

@@ -1,13 +1,15 @@
 """Run a frozen extractor over a corpus once and keep what it says; see ``rdsdk.data.kept_frames``.
 
-A student of two million parameters spends more of a step in its convolutions and in decoding sound
-than in its encoder. Where they are not trained, all of it can be done beforehand.
+A student of some million parameters spends more of a step in its convolutions, in decoding sound
+and in asking its teachers than in its encoder. Where none of these learn, all of it can be done
+beforehand.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +17,101 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from rdsdk.data.batch import Batch
 from rdsdk.data.batches import TrainingBatches
 from rdsdk.data.kept_frames import description, keep
 from rdsdk.models.student import Student
+from rdsdk.training.fingerprint import of_extractor, of_weights
+from rdsdk.training.imitation import Imitated, hear_alike, teacher_log_probs
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How much is kept, and what of it teachers say.
+
+    Args:
+        passes: over the corpus, each with its own augmentation.
+        teachers: who are asked once what they say together of each frame; nobody, if empty.
+        whole: those that stream hear each recording as a whole.
+    """
+
+    passes: int
+    teachers: Sequence[Imitated] = ()
+    whole: bool = False
 
 
 def keep_frames(
     student: Student,
     batches: TrainingBatches,
-    passes: int,
+    keeping: Keeping,
     folder: Path,
     how: dict[str, Any],
     manifests: Sequence[str],
     device: torch.device,
     half: bool,
 ) -> None:
-    """Keep ``passes`` epochs of ``batches`` in ``folder``, unless they are there already.
+    """Keep epochs of ``batches`` in ``folder``, those that are not there already.
 
     Args:
         how: what else decides the frames and their targets (augmentation, seed), JSON values;
-            kept frames of another ``how``, other manifests or another extractor are made anew.
+            kept frames of another ``how``, other manifests, another extractor or other teachers
+            are made anew.
         manifests: what ``batches`` were read from.
-        half: the extractor runs in bfloat16, and so its frames are kept.
+        half: everything runs in bfloat16, and what is kept takes 16 bits.
     """
-    extractor = student.extractor
+    passes = keeping.passes
     described = {
         **how,
         "manifests": [_content(Path(manifest)) for manifest in manifests],
-        "extractor": fingerprint(student),
+        "extractor": of_extractor(student),
+        "mel_bands": student.config.mel_bands,
+        "teachers": [of_weights(each, each.config) for each in keeping.teachers],
+        "whole": keeping.whole,
         "half": half,
     }
-    if description(folder) == {**described, "passes": passes}:
+    there = description(folder) or {}
+    made = int(there.pop("passes", 0))
+    if there != described:
+        made = 0
+    if made >= passes:
         rank_zero_info(f"the frames kept in {folder} are used again")
         return
-    before = next(extractor.parameters()).device
-    training = extractor.training
-    extractor.to(device).eval()
 
-    def convolved(number: int) -> Iterator[tuple[Batch, Tensor]]:
+    def heard(number: int) -> Iterator[Batch]:
         batches.set_epoch(number)
         told = f"keeping frames, pass {number + 1} of {passes}"
         for batch in track(batches, told, len(batches), console=Console(stderr=True)):
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, half):
-                yield batch, extractor(batch.waveforms.to(device)).cpu()
+                yield _heard(student, keeping, batch.to(device), half).to("cpu")
 
+    parts = [part for part in (student.extractor, student.energies) if part is not None]
+    asked = [*parts, *keeping.teachers]
+    before = [(part, next(part.parameters()).device, part.training) for part in asked]
+    for part in asked:
+        part.to(device).eval()
     try:
-        keep(folder, (convolved(number) for number in range(passes)), described)
+        keep(folder, (heard(number) for number in range(made, passes)), described, made)
     finally:
-        extractor.to(before).train(training)
+        for part, place, training in before:
+            part.to(place).train(training)
+
+
+def _heard(student: Student, keeping: Keeping, batch: Batch, half: bool) -> Batch:
+    """The batch and all of it that is kept."""
+    frames = student.extractor(batch.waveforms)
+    energies = None if student.energies is None else student.energies.exact(batch.waveforms)
+    said = None
+    if keeping.teachers:
+        alike = [hear_alike(each, student) for each in keeping.teachers]
+        # A teacher with energies hears its own, not those of the student.
+        heard = replace(batch, frames=frames)
+        said = teacher_log_probs(keeping.teachers, heard, keeping.whole, alike)
+    if half:
+        # Finer than bfloat16 here, where no number is large.
+        energies = None if energies is None else energies.half()
+        said = None if said is None else said.half()
+    return replace(batch, frames=frames, energies=energies, teacher_log_probs=said)
 
 
 def _content(manifest: Path) -> str:
@@ -73,12 +119,3 @@ def _content(manifest: Path) -> str:
     if not manifest.is_file():
         return str(manifest)
     return f"{manifest} {hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}"
-
-
-def fingerprint(student: Student) -> str:
-    """Of an extractor's architecture and weights."""
-    digest = hashlib.sha256(repr(student.config.convs).encode())
-    for name, tensor in sorted(student.extractor.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]

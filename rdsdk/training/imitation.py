@@ -24,7 +24,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.student import Student
 from rdsdk.models.tdnn import Tdnn
-from rdsdk.training.frame_keeping import fingerprint
+from rdsdk.training.fingerprint import of_extractor
 from rdsdk.training.losses import real_frames
 from rdsdk.training.steps import log_probs_of
 
@@ -109,7 +109,7 @@ def first_student(teachers: Sequence[Imitated]) -> Student:
 
 def hear_alike(teacher: Imitated, student: Student) -> bool:
     """Whether the student's extractor is the teacher's, with the same weights."""
-    return isinstance(teacher, Student) and fingerprint(teacher) == fingerprint(student)
+    return isinstance(teacher, Student) and of_extractor(teacher) == of_extractor(student)
 
 
 def imitation_loss(student: Tensor, teacher: Tensor, frame_counts: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from rdsdk.models import checkpoint
 from rdsdk.models.encoder import EncoderLayer
 from rdsdk.models.student import Student
 from rdsdk.training.callbacks import Interruption, KeepBest, Save
-from rdsdk.training.frame_keeping import keep_frames
+from rdsdk.training.frame_keeping import Keeping, keep_frames
 from rdsdk.training.resuming import INTERRUPTED, resume_file_of
 from rdsdk.training.run_recipe import RunRecipe
 from rdsdk.training.sharding import Sharded
@@ -49,22 +49,22 @@ def run(
     callbacks: Sequence[Callback] = (),
     prepare: Callable[[CutSet], CutSet] | None = None,
     save: Save = checkpoint.save,
-    kept_passes: int = 0,
+    keeping: Keeping | None = None,
     piece_seconds: float | None = None,
 ) -> int:
     """Train until ``steps`` or ``epochs`` are done.
 
     Args:
         make_module: called once, after everything random was seeded; ``hardware.compile`` and
-            ``kept_passes`` are for a module whose ``student`` learns.
+            ``keeping`` are for a module whose ``student`` learns.
         figure: of validation, decides the best checkpoint (the lowest is best).
         clip_norm: gradients are scaled down to this norm; None leaves them.
         vocabulary: None takes recordings without transcripts.
         provenance: what the checkpoints say beside the recipe, the licence and the data.
         prepare: what is done to the utterances of train and of dev before they are used.
         save: writes what the module gives as its checkpoint.
-        kept_passes: the frames of so many passes over train are kept in the run's folder and
-            learnt from, instead of sound; the extractor must be frozen.
+        keeping: passes over train whose frames are kept in the run's folder and learnt from,
+            instead of sound; the extractor must be frozen.
         piece_seconds: train's utterances are cut into pieces of about so long at most.
 
     Returns:
@@ -101,7 +101,7 @@ def run(
     train_cuts = prepare(read_cuts(recipe.train, recipe.train_weights))
     if piece_seconds is not None:
         train_cuts = in_pieces(train_cuts, piece_seconds)
-    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts, kept_passes)
+    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts, keeping)
     trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
     if interruption.interrupted:
         print(f"interrupted at step {trainer.global_step}; --resume goes on from {resume_file}")
@@ -139,11 +139,11 @@ class Corpora(L.LightningDataModule):
         vocabulary: Vocabulary | None,
         train: CutSet,
         dev: CutSet,
-        kept_passes: int = 0,
+        keeping: Keeping | None = None,
     ) -> None:
         super().__init__()
         self.recipe, self.vocabulary, self.train, self.dev = recipe, vocabulary, train, dev
-        self.kept_passes = kept_passes
+        self.keeping = keeping
         # All machines see the output folder, and one of them writes it.
         self.prepare_data_per_node = False
 
@@ -153,7 +153,7 @@ class Corpora(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Called in one process, before the others go on."""
-        if not self.kept_passes:
+        if self.keeping is None:
             return
         assert self.trainer is not None
         student = self.trainer.lightning_module.student
@@ -163,7 +163,7 @@ class Corpora(L.LightningDataModule):
         keep_frames(
             student,
             self._batches(),
-            self.kept_passes,
+            self.keeping,
             self._kept_folder,
             {name: plain[name] for name in ("train_weights", "augmentation", "seed")}
             | {"piece_seconds": plain.get("piece_seconds")}
@@ -175,7 +175,9 @@ class Corpora(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches:
         assert self.trainer is not None
-        kept = KeptFrames(self._kept_folder) if self.kept_passes else None
+        kept = None
+        if self.keeping is not None:
+            kept = KeptFrames(self._kept_folder, self.keeping.passes)
         return self._batches(self.trainer.world_size, self.trainer.global_rank, kept)
 
     def _batches(

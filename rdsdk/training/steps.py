@@ -74,9 +74,11 @@ def log_probs_of(
             context=context,
         )
     else:
+        learnt = student.encoder.mask_embedding.dtype
         output, _ = student.hear(
-            batch.frames.to(student.encoder.mask_embedding.dtype),
+            batch.frames.to(learnt),
             waveform=batch.waveforms,
+            energies=None if batch.energies is None else batch.energies.to(learnt),
             frame_counts=batch.frame_counts,
             frame_mask=frame_mask,
             context=context,
