@@ -233,22 +233,32 @@ class Tdnn(nn.Module):
             frame_mask: (B, T), frames that are not heard.
             band_mask: (B, M), bands that are not heard.
         """
-        frames = frame_count(waveform.shape[1])
         if sample_counts is None:
-            frame_counts = torch.full((len(waveform),), frames, device=waveform.device)
-        else:
-            real = torch.arange(waveform.shape[1], device=waveform.device)
-            waveform = waveform * (real < sample_counts[:, None].to(waveform.device))
-            counts = sample_counts.to(waveform.device) - OVERLAP_SAMPLES
-            frame_counts = counts.clamp(min=0) // HOP_SAMPLES
+            sample_counts = torch.full((len(waveform),), waveform.shape[1])
+        sample_counts = sample_counts.to(waveform.device)
+        real = torch.arange(waveform.shape[1], device=waveform.device)
+        waveform = waveform * (real < sample_counts[:, None])
+        frame_counts = (sample_counts - OVERLAP_SAMPLES).clamp(min=0) // HOP_SAMPLES
         # Powers differ by more than bfloat16 can tell.
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
-            x = self.energies(waveform, frame_counts)
-            if frame_mask is not None:
-                x = x.masked_fill(frame_mask[..., None, None], 0.0)
-            if band_mask is not None:
-                x = x.masked_fill(band_mask[:, None, None], 0.0)
-        x = F.pad(x.flatten(2), (0, 0, 0, frames % _PAIR)).to(self.heard.weight.dtype)
+            energies = self.energies(waveform, frame_counts).flatten(2)
+        return self.hear(energies, frame_counts, frame_mask=frame_mask, band_mask=band_mask)
+
+    def hear(
+        self,
+        energies: Tensor,
+        frame_counts: Tensor,
+        *,
+        frame_mask: Tensor | None = None,
+        band_mask: Tensor | None = None,
+    ) -> TdnnOutput:
+        """The same from ``energies`` (B, T, 2 M) of rows of so many frames (B,)."""
+        frames, x = energies.shape[1], energies
+        if frame_mask is not None:
+            x = x.masked_fill(frame_mask[..., None], 0.0)
+        if band_mask is not None:
+            x = x.masked_fill(band_mask.repeat(1, _COLUMNS)[:, None], 0.0)
+        x = F.pad(x, (0, 0, 0, frames % _PAIR)).to(self.heard.weight.dtype)
         real_bt1 = _real(frame_counts, x.shape[1])[..., None]
         x = self.heard_norm(F.relu(self.heard(_neighbours(x))))
         for layer in self.fast:

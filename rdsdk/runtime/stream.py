@@ -227,10 +227,11 @@ class Stream:
             self._ready += self._segmenter.feed(log_probs, latest_seconds)
 
     def _take(self, partials: bool) -> list[Segment]:
+        # What may be interrupted comes before what is given is no longer there.
+        partial = self._segmenter.partial() if partials else None
         segments, self._ready = self._ready, []
         if segments:
             self._shown = ""
-        partial = self._segmenter.partial() if partials else None
         if partial is None and partials and self._shown:
             # What was shown turned out to be nothing, and is to be taken back.
             partial = Segment("", (), self.seconds, self.seconds, is_final=False)

@@ -2,7 +2,7 @@
 
 A student of some million parameters spends more of a step in its convolutions, in decoding sound
 and in asking its teachers than in its encoder. Where none of these learn, all of it can be done
-beforehand.
+beforehand. A ``Tdnn`` hears energies that are never learnt.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
 from rdsdk.data.batch import Batch
 from rdsdk.data.batches import TrainingBatches
 from rdsdk.data.kept_frames import description, keep
 from rdsdk.models.student import Student
+from rdsdk.models.tdnn import Tdnn
 from rdsdk.training.fingerprint import of_extractor, of_weights
 from rdsdk.training.imitation import Imitated, hear_alike, teacher_log_probs
 
@@ -42,7 +44,7 @@ class Keeping:
 
 
 def keep_frames(
-    student: Student,
+    model: Student | Tdnn,
     batches: TrainingBatches,
     keeping: Keeping,
     folder: Path,
@@ -64,8 +66,8 @@ def keep_frames(
     described = {
         **how,
         "manifests": [_content(Path(manifest)) for manifest in manifests],
-        "extractor": of_extractor(student),
-        "mel_bands": student.config.mel_bands,
+        "extractor": of_extractor(model) if isinstance(model, Student) else "tdnn",
+        "mel_bands": model.config.mel_bands,
         "teachers": [of_weights(each, each.config) for each in keeping.teachers],
         "whole": keeping.whole,
         "half": half,
@@ -83,18 +85,31 @@ def keep_frames(
         told = f"keeping frames, pass {number + 1} of {passes}"
         for batch in track(batches, told, len(batches), console=Console(stderr=True)):
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, half):
-                yield _heard(student, keeping, batch.to(device), half).to("cpu")
+                batch = batch.to(device)
+                if isinstance(model, Tdnn):
+                    kept = _energies(model, batch, half)
+                else:
+                    kept = _heard(model, keeping, batch, half)
+                yield kept.to("cpu")
 
-    parts = [part for part in (student.extractor, student.energies) if part is not None]
-    asked = [*parts, *keeping.teachers]
-    before = [(part, next(part.parameters()).device, part.training) for part in asked]
-    for part in asked:
+    parts: list[nn.Module] = [*keeping.teachers]
+    if isinstance(model, Student):
+        parts += [part for part in (model.extractor, model.energies) if part is not None]
+    before = [(part, next(part.parameters()).device, part.training) for part in parts]
+    for part in parts:
         part.to(device).eval()
     try:
         keep(folder, (heard(number) for number in range(made, passes)), described, made)
     finally:
         for part, place, training in before:
             part.to(place).train(training)
+
+
+def _energies(tdnn: Tdnn, batch: Batch, half: bool) -> Batch:
+    # Powers differ by more than bfloat16 can tell.
+    with torch.autocast(batch.waveforms.device.type, enabled=False):
+        energies = tdnn.energies(batch.waveforms, batch.frame_counts).flatten(2)
+    return replace(batch, frames=energies.half() if half else energies)
 
 
 def _heard(student: Student, keeping: Keeping, batch: Batch, half: bool) -> Batch:

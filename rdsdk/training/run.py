@@ -28,6 +28,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.encoder import EncoderLayer
 from rdsdk.models.student import Student
+from rdsdk.models.tdnn import Tdnn
 from rdsdk.training.callbacks import Interruption, KeepBest, Save
 from rdsdk.training.frame_keeping import Keeping, keep_frames
 from rdsdk.training.resuming import INTERRUPTED, resume_file_of
@@ -56,7 +57,7 @@ def run(
 
     Args:
         make_module: called once, after everything random was seeded; ``hardware.compile`` and
-            ``keeping`` are for a module whose ``student`` learns.
+            ``keeping`` are for a module whose ``student`` learns, and the latter for a ``tdnn``.
         figure: of validation, decides the best checkpoint (the lowest is best).
         clip_norm: gradients are scaled down to this norm; None leaves them.
         vocabulary: None takes recordings without transcripts.
@@ -64,7 +65,7 @@ def run(
         prepare: what is done to the utterances of train and of dev before they are used.
         save: writes what the module gives as its checkpoint.
         keeping: passes over train whose frames are kept in the run's folder and learnt from,
-            instead of sound; the extractor must be frozen.
+            instead of sound; an extractor must be frozen.
         piece_seconds: train's utterances are cut into pieces of about so long at most.
 
     Returns:
@@ -156,12 +157,13 @@ class Corpora(L.LightningDataModule):
         if self.keeping is None:
             return
         assert self.trainer is not None
-        student = self.trainer.lightning_module.student
-        assert isinstance(student, Student)
+        module = self.trainer.lightning_module
+        learns = getattr(module, "student", None) or module.tdnn
+        assert isinstance(learns, Student | Tdnn)
         recipe = self.recipe
         plain = recipe.plain()
         keep_frames(
-            student,
+            learns,
             self._batches(),
             self.keeping,
             self._kept_folder,

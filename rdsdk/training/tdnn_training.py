@@ -140,12 +140,17 @@ class TdnnTraining(L.LightningModule):
         chosen = self.regularisation
         targets, counts = aligned(batch), batch.frame_counts
         frame_mask, band_mask = self._masks(counts.cpu(), batch_index)
-        output = self.tdnn(
-            batch.waveforms,
-            sample_counts=batch.sample_counts,
-            frame_mask=frame_mask,
-            band_mask=band_mask,
-        )
+        if batch.frames is None:
+            output = self.tdnn(
+                batch.waveforms,
+                sample_counts=batch.sample_counts,
+                frame_mask=frame_mask,
+                band_mask=band_mask,
+            )
+        else:
+            output = self.tdnn.hear(
+                batch.frames, counts, frame_mask=frame_mask, band_mask=band_mask
+            )
         sequence = lattice_free_mmi(output.log_probs, counts, targets, self.trigram)
         sequence = shared(self, sequence, known_frames(counts, targets))
         named = target_count(targets)

@@ -93,6 +93,27 @@ def test_a_teacher_learns_its_phones_and_keeps_its_best(
         load_word_transcriber(str(run / "best"), chunk_frames=16)
 
 
+def test_a_run_with_kept_energies_is_the_run_without(lesson: Path, tmp_path: Path) -> None:
+    runs = {}
+    for name, options in {
+        "without": [],
+        "kept": ["kept_passes=4"],
+        "other sound": ["kept_passes=4", "augmentation.gain_probability=0.9", "seed=1"],
+        "one pass": ["kept_passes=1"],
+    }.items():
+        output = tmp_path / name.replace(" ", "-")
+        assert main(["--config", str(lesson), *options, f"output={output}"]) == 0
+        runs[name] = load_file(output / "last" / checkpoint.WEIGHTS)
+
+    def furthest(name: str) -> float:
+        one, other = runs["without"], runs[name]
+        return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+    assert furthest("kept") < 1e-5
+    assert furthest("other sound") > 1e-3
+    assert furthest("one pass") > 1e-4
+
+
 DROPOUT = ("tdnn.dropout=0.1",)
 
 
@@ -127,6 +148,7 @@ def interrupted(lesson: Path, output: Path) -> int:
         ("lexicon=[]", "needs a lexicon"),
         ("hardware.strategy=fsdp", "auto or ddp"),
         ("hardware.compile=true", "not compiled"),
+        ("kept_passes=-1", "kept_passes is -1"),
         ("tdnn.width=33", "multiple of twice"),
         ("tdnn.depth=3", "depth"),
         ("optimisation.steps=0", "steps >= 1"),
