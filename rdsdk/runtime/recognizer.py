@@ -263,20 +263,30 @@ def _segments(stream: Stream, blocks: Iterator[np.ndarray]) -> Generator[Segment
     """What was heard until something fails is given before it raises."""
     # Outlives what Ctrl-C interrupts, which may come between two of a block's segments, too.
     segments: Iterator[Segment] = iter(())
+    at_rest = True
     with stream:
         try:
             try:
                 for block in blocks:
+                    at_rest = False
                     with ctrl_c_waits():
                         segments = iter(stream.feed(block))
+                        at_rest = True
                     yield from segments
+                at_rest = False
                 with ctrl_c_waits():
                     segments = iter(stream.finish())
+                    at_rest = True
                 yield from segments
-            except (AudioError, DeviceError, KeyboardInterrupt):
-                # The microphone went away, the recording broke, or Ctrl-C.
-                yield from segments
+            except (AudioError, DeviceError):
+                # The recording broke, or the microphone went away.
                 yield from stream.finish()
+                raise
+            except KeyboardInterrupt:
+                yield from segments
+                # After a second one, which does not wait, nothing is sure of a half heard block.
+                if at_rest:
+                    yield from stream.finish()
                 raise
         except ModelError:
             yield from stream.give_up()

@@ -102,6 +102,26 @@ def test_a_second_one_comes_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("name", ["feed", "finish"])
+def test_what_is_torn_by_a_second_one_is_not_gone_on_with(monkeypatch, streaming_pte, name):
+    finished = []
+    whole: Callable[..., list[rdsdk.Segment]] = getattr(Stream, name)
+
+    def torn(self: Stream, *arguments: object) -> list[rdsdk.Segment]:
+        ctrl_c()
+        finished.append("after one")
+        ctrl_c()
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Stream, name, torn)
+    if name == "feed":
+        monkeypatch.setattr(Stream, "finish", lambda self: finished.append("finish"))
+    heard, interrupted = listen((SPEECH, SAMPLE_RATE), streaming_pte)
+    assert interrupted
+    assert heard == ([] if name == "feed" else TEXTS[: len(heard)])
+    assert finished == ["after one"]
+
+
 def test_other_threads_and_other_handlers_are_left_alone():
     came = []
 
