@@ -37,7 +37,8 @@ class Batch:
     frames where an utterance has an alignment, ``alignment.PADDING`` elsewhere; None if none has.
     frames (B, T, C), zero in padding, are what the extractor made of the waveforms, where it was
     kept instead of them; then S is 0, and energies (B, T, 3 M) are there for a student that hears
-    them, and teacher_log_probs (B, T, V) if teachers were asked.
+    them, and teacher_log_probs (B, T, V) if teachers were asked. labelled (B,) bool tells which
+    texts are known, where a vocabulary was given and not all are.
     """
 
     waveforms: Tensor
@@ -50,6 +51,7 @@ class Batch:
     frames: Tensor | None = None
     energies: Tensor | None = None
     teacher_log_probs: Tensor | None = None
+    labelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,9 +90,14 @@ class Assemble(Dataset[Batch]):
     """(epoch, cuts) -> Batch: decode, augment, encode, pad. Runs in the loader processes."""
 
     def __init__(
-        self, vocabulary: Vocabulary | None, augmentation: Augmentation | None, seed: int
+        self,
+        vocabulary: Vocabulary | None,
+        augmentation: Augmentation | None,
+        seed: int,
+        unlabelled: bool = False,
     ) -> None:
         self._vocabulary, self._augmentation, self._seed = vocabulary, augmentation, seed
+        self._unlabelled = unlabelled
 
     def __getitem__(self, item: tuple[int, list[Cut]]) -> Batch:
         epoch, cuts = item
@@ -106,19 +113,24 @@ class Assemble(Dataset[Batch]):
 
     def _tokens(self, cuts: Sequence[Cut]) -> list[list[int]]:
         try:
-            return [token_ids(cut, self._vocabulary) for cut in cuts]
+            return [token_ids(cut, self._vocabulary, self._unlabelled) for cut in cuts]
         except ConfigError as error:
             raise DataError(f"a text cannot be written with the vocabulary: {error}") from error
 
     def _said(self, cuts: Sequence[Cut], tokens: Sequence[list[int]]) -> dict[str, Any]:
         """The fields of a batch that do not depend on the sound."""
+        texts = [transcript(cut) for cut in cuts]
+        some_unknown = self._vocabulary is not None and None in texts
         return {
             "tokens": pad_sequence(
                 [torch.tensor(ids, dtype=torch.int64) for ids in tokens], batch_first=True
             ),
             "token_counts": torch.tensor([len(ids) for ids in tokens]),
             "ids": [cut.id for cut in cuts],
-            "texts": [transcript(cut) or "" for cut in cuts],
+            "texts": [text or "" for text in texts],
+            "labelled": torch.tensor([text is not None for text in texts])
+            if some_unknown
+            else None,
         }
 
     def _frame_targets(
@@ -145,13 +157,16 @@ class Assemble(Dataset[Batch]):
         return np.pad(waveform, (0, max(0, least - len(waveform)))), timing
 
 
-def token_ids(cut: Cut, vocabulary: Vocabulary | None) -> list[int]:
+def token_ids(cut: Cut, vocabulary: Vocabulary | None, unlabelled: bool = False) -> list[int]:
     if vocabulary is None:
         return []
     text = transcript(cut)
+    if text is None and unlabelled:
+        return []
     if text is None:
         raise DataError(
             f"{cut.id} has no transcript, which training with a vocabulary needs; leave unlabelled "
-            "sources out (an empty text is a recording without words)"
+            "sources out, or name imitation.teachers that say what is in them (an empty text is a "
+            "recording without words)"
         )
     return vocabulary.encode(text)

@@ -62,6 +62,7 @@ class TrainingBatches:
         unencodable: Unencodable,
         longest_seconds: float,
         kept: KeptFrames | None,
+        unlabelled: bool,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in [0, world_size), got {rank} of {world_size}")
@@ -73,7 +74,7 @@ class TrainingBatches:
         if augmentation is not None and augmentation.noise_probability:
             # Here, so that a bad folder fails at once and forked loader processes share the noise.
             load_noises(str(augmentation.noise), augmentation.noise_pattern)
-        usable = Usable(cuts, vocabulary, unencodable, longest_seconds)
+        usable = Usable(cuts, vocabulary, unencodable, longest_seconds, unlabelled)
         # The loader refers to the plan and not to this object: with a cycle, the loader processes
         # would be stopped by the garbage collector, which takes seconds for each.
         self._plan = Bucketed(
@@ -81,9 +82,9 @@ class TrainingBatches:
         )
         self._length = self._plan.length
         assemble = (
-            Assemble(vocabulary, augmentation, seed)
+            Assemble(vocabulary, augmentation, seed, unlabelled)
             if kept is None
-            else AssembleKept(vocabulary, kept)
+            else AssembleKept(vocabulary, kept, unlabelled)
         )
         self._loader = _loader(self._plan, assemble, workers)
 
@@ -146,6 +147,7 @@ def training_batches(
     unencodable: Unencodable = "error",
     longest_seconds: float = math.inf,
     kept: KeptFrames | None = None,
+    unlabelled: bool = False,
 ) -> TrainingBatches:
     """Shuffled batches of utterances of similar length, of at most ``batch_seconds`` with padding.
 
@@ -155,6 +157,8 @@ def training_batches(
     same number of batches, of similar lengths at each step. ``vocabulary=None`` takes recordings
     without transcripts and gives no tokens.
 
+    With ``unlabelled``, utterances without a transcript are taken along, told by ``labelled``.
+
     With ``kept`` frames nothing is decoded or augmented: epoch e takes them from a pass.
 
     Utterances longer than ``longest_seconds``, and those whose tokens cannot fit their frames under
@@ -163,7 +167,8 @@ def training_batches(
 
     Raises:
         DataError: a text holds characters the vocabulary lacks (unless ``unencodable="drop"``), a
-            transcript is absent, a recording cannot be decoded, or nothing usable is left.
+            transcript is absent (without ``unlabelled``), a recording cannot be decoded, or
+            nothing usable is left.
         ConfigError: a setting is out of range.
     """
     return TrainingBatches(
@@ -179,6 +184,7 @@ def training_batches(
         unencodable,
         longest_seconds,
         kept,
+        unlabelled,
     )
 
 

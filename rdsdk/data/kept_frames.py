@@ -124,8 +124,10 @@ def keep(
 class AssembleKept(Assemble):
     """(epoch, cuts) -> Batch of kept frames, without sound."""
 
-    def __init__(self, vocabulary: Vocabulary | None, kept: KeptFrames) -> None:
-        super().__init__(vocabulary, None, 0)
+    def __init__(
+        self, vocabulary: Vocabulary | None, kept: KeptFrames, unlabelled: bool = False
+    ) -> None:
+        super().__init__(vocabulary, None, 0, unlabelled)
         self._kept = kept
 
     def __getitem__(self, item: tuple[int, list[Cut]]) -> Batch:

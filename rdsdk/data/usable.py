@@ -26,8 +26,8 @@ class Usable:
     with characters outside the vocabulary.
 
     Raises:
-        DataError: while iterating: a transcript is absent or (with ``unencodable="error"``) cannot
-            be encoded, or nothing is left.
+        DataError: while iterating: a transcript is absent (without ``unlabelled``) or (with
+            ``unencodable="error"``) cannot be encoded, or nothing is left.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Usable:
         vocabulary: Vocabulary | None,
         unencodable: Unencodable = "error",
         longest_seconds: float = math.inf,
+        unlabelled: bool = False,
     ) -> None:
         if unencodable not in ("error", "drop"):
             raise ConfigError(f'unencodable must be "error" or "drop", got {unencodable!r}')
@@ -43,6 +44,7 @@ class Usable:
             raise ConfigError(f"longest_seconds must be positive, got {longest_seconds}")
         self._cuts, self._vocabulary = cuts, vocabulary
         self._unencodable, self._longest_seconds = unencodable, longest_seconds
+        self._unlabelled = unlabelled
         self._warned = False
 
     def __iter__(self) -> Iterator[Cut]:
@@ -70,7 +72,7 @@ class Usable:
         if cut.duration > self._longest_seconds:
             return "too long"
         try:
-            tokens = token_ids(cut, self._vocabulary)
+            tokens = token_ids(cut, self._vocabulary, self._unlabelled)
         except ConfigError as error:
             if self._unencodable == "drop":
                 return "not in the vocabulary"

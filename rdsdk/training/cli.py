@@ -61,4 +61,5 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
         resume=resume,
         keeping=keeping,
         piece_seconds=recipe.piece_seconds,
+        unlabelled=bool(teachers),
     )

@@ -228,7 +228,8 @@ class Finetuning(L.LightningModule):
             elif self.global_step < flat_until:
                 loss = self._flat_loss(log_probs, counts, batch)
             else:
-                loss = shared(self, self._loss(log_probs, counts, batch), counts.sum())
+                known = _labelled_counts(batch, counts).sum()
+                loss = shared(self, self._loss(log_probs, counts, batch), known)
             said = batch.teacher_log_probs
             if said is None and teachers:
                 said = teacher_log_probs(teachers, batch, self.imitation.whole, self._heard_alike)
@@ -276,23 +277,28 @@ class Finetuning(L.LightningModule):
         )
         several = torch.tensor([len(text.split()) > 1 for text in batch.texts])
         targets[several.to(targets.device)] = PADDING
+        if batch.labelled is not None:
+            targets[~batch.labelled] = PADDING
         return self._classification(log_probs, targets)
 
     def _classification(self, log_probs: Tensor, targets: Tensor) -> Tensor:
         return shared(self, classification_loss(log_probs, targets), target_count(targets))
 
     def _loss(self, log_probs: Tensor, counts: Tensor, batch: Batch) -> Tensor:
-        """Sum over the batch of -log P(text), over the number of frames: even across lengths."""
-        total = F.ctc_loss(
+        """Sum over the batch of -log P(text), over the number of frames: even across lengths.
+        Utterances without a text are left out."""
+        losses = F.ctc_loss(
             log_probs.transpose(0, 1),
             batch.tokens,
             counts.to(log_probs.device),
             batch.token_counts,
             blank=self.vocabulary.blank,
-            reduction="sum",
+            reduction="none",
             zero_infinity=True,
         )
-        return total / counts.sum()
+        if batch.labelled is not None:
+            losses = losses.masked_fill(~batch.labelled, 0.0)
+        return losses.sum() / _labelled_counts(batch, counts).sum().clamp(min=1)
 
     def optimizer_step(self, *arguments: Any, **others: Any) -> None:
         super().optimizer_step(*arguments, **others)
@@ -359,3 +365,10 @@ class Finetuning(L.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _labelled_counts(batch: Batch, counts: Tensor) -> Tensor:
+    """Frames of each utterance whose text is known (B,), 0 of the others."""
+    if batch.labelled is None:
+        return counts
+    return counts * batch.labelled.to(counts.device)

@@ -2,8 +2,9 @@
 
 Knowledge distillation of outputs (Hinton et al., arXiv 1503.02531) beside the other losses: the
 teachers, of the same vocabulary, hear all frames, the student the masked ones in the context of the
-batch. Several teachers say together what their log_probs are on average (section 3 there, an
-ensemble): two that hear in different ways make different mistakes.
+batch. It needs no texts: utterances that have none are learnt from by it alone. Several teachers
+say together what their log_probs are on average (section 3 there, an ensemble): two that hear in
+different ways make different mistakes.
 
 Shapes: B batch, T frames, V symbols.
 """

@@ -52,6 +52,7 @@ def run(
     save: Save = checkpoint.save,
     keeping: Keeping | None = None,
     piece_seconds: float | None = None,
+    unlabelled: bool = False,
 ) -> int:
     """Train until ``steps`` or ``epochs`` are done.
 
@@ -67,6 +68,8 @@ def run(
         keeping: passes over train whose frames are kept in the run's folder and learnt from,
             instead of sound; an extractor must be frozen.
         piece_seconds: train's utterances are cut into pieces of about so long at most.
+        unlabelled: utterances of train without a text are taken along, though there is a
+            vocabulary.
 
     Returns:
         0 when the run is whole, ``INTERRUPTED`` when it can be resumed.
@@ -102,7 +105,7 @@ def run(
     train_cuts = prepare(read_cuts(recipe.train, recipe.train_weights))
     if piece_seconds is not None:
         train_cuts = in_pieces(train_cuts, piece_seconds)
-    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts, keeping)
+    data = Corpora(recipe, vocabulary, train_cuts, dev_cuts, keeping, unlabelled)
     trainer.fit(module, data, ckpt_path=resume_file if resume else None, weights_only=True)
     if interruption.interrupted:
         print(f"interrupted at step {trainer.global_step}; --resume goes on from {resume_file}")
@@ -141,10 +144,11 @@ class Corpora(L.LightningDataModule):
         train: CutSet,
         dev: CutSet,
         keeping: Keeping | None = None,
+        unlabelled: bool = False,
     ) -> None:
         super().__init__()
         self.recipe, self.vocabulary, self.train, self.dev = recipe, vocabulary, train, dev
-        self.keeping = keeping
+        self.keeping, self.unlabelled = keeping, unlabelled
         # All machines see the output folder, and one of them writes it.
         self.prepare_data_per_node = False
 
@@ -196,6 +200,7 @@ class Corpora(L.LightningDataModule):
             rank=rank,
             longest_seconds=self.recipe.longest_seconds,
             kept=kept,
+            unlabelled=self.unlabelled,
         )
 
     def val_dataloader(self) -> EvaluationBatches:

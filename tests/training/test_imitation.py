@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from rdsdk.data.batch import Batch
+from rdsdk.data.batches import training_batches
+from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError
+from rdsdk.errors import ConfigError, DataError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, preset
 from rdsdk.models.extractor import Extractor
 from rdsdk.models.student import Student
 from rdsdk.training.cli import main
+from rdsdk.training.finetuning import Finetuning, Optimisation, Regularisation
 from rdsdk.training.imitation import (
     Imitation,
     heard_once,
@@ -76,6 +80,64 @@ def test_a_run_comes_to_say_what_its_teacher_says(recipe: Path, tmp_path: Path) 
         assert main([*common, f"imitation.weight={weight}", f"output={run}"]) == 0
         said[weight] = last_imitation(run)
     assert said["20"] < 0.2 * said["0.0001"]
+
+
+def unlabelled(manifest: Path) -> Path:
+    """The same recordings, which nobody has written down."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for row in rows:
+        del row["text"], row["alignment"]
+        row["id"] += "-unlabelled"
+    path = manifest.with_stem(manifest.stem + "-unlabelled")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_speech_without_texts_is_learnt_from_with_a_teacher(
+    recipe: Path, corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = saved_teacher(tmp_path / "teacher")
+    silent = unlabelled(corpus[0])
+    common = ["--config", str(recipe), f"train=[{silent}]"]
+    with pytest.raises(DataError, match=r"name imitation\.teachers"):
+        main(common)
+    common += [f"imitation.teachers=[{folder}]", "validate_every_steps=40"]
+    common += ["optimisation.steps=40", "optimisation.freeze_extractor=true"]
+    said = {}
+    for name, options in {
+        "heard": ["optimisation.learning_rate=4e-3"],
+        "kept": ["optimisation.learning_rate=4e-3", "kept_passes=2"],
+        "not learnt": ["optimisation.learning_rate=1e-9"],
+    }.items():
+        run = tmp_path / name.replace(" ", "-")
+        assert main([*common, *options, f"output={run}"]) == 0
+        said[name] = last_imitation(run)
+    # No other loss has anything to learn from.
+    assert said["heard"] < 0.2 * said["not learnt"]
+    assert said["kept"] < 0.2 * said["not learnt"]
+
+
+def test_a_text_that_nobody_knows_is_no_silence(corpus: tuple[Path, Path]) -> None:
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.characters()
+    student = Student(preset("tiny"), symbols=29)
+    module = Finetuning(student, vocabulary, Optimisation(), Regularisation())
+    both = [corpus[0], unlabelled(corpus[0])]
+    batch = next(iter(training_batches(read_cuts(both), vocabulary, 12.0, unlabelled=True)))
+    assert batch.labelled is not None
+    assert 0 < int(batch.labelled.sum()) < len(batch)
+    known = batch.labelled
+    counts = batch.frame_counts
+    with torch.no_grad():
+        output, _ = student(batch.waveforms, sample_counts=batch.sample_counts)
+    got = module._loss(output.log_probs, counts, batch)
+    part = replace(
+        batch, tokens=batch.tokens[known], token_counts=batch.token_counts[known], labelled=None
+    )
+    expected = module._loss(output.log_probs[known], counts[known], part)
+    torch.testing.assert_close(got, expected)
+    as_silence = module._loss(output.log_probs, counts, replace(batch, labelled=None))
+    assert (as_silence - expected).abs() > 1e-2
 
 
 def test_a_teacher_of_other_symbols_is_refused(recipe: Path, tmp_path: Path) -> None:
