@@ -85,8 +85,10 @@ def lattice_free_mmi(
     known = frame_targets[:, 0] != PADDING
     if not bool(known.any()):
         return log_probs.float().sum() * 0.0
-    scores, frame_targets = log_probs[known].float(), frame_targets[known]
-    frame_counts = frame_counts.to(scores.device)[known]
+    frame_counts = frame_counts.to(log_probs.device)[known]
+    # The longest of the batch may be one of those that are left out.
+    longest = int(frame_counts.max())
+    scores, frame_targets = log_probs[known, :longest].float(), frame_targets[known, :longest]
     trigram = trigram.to(scores.device)
     # Sums over hundreds of frames: autocast would round each of them to bfloat16.
     with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert bundled.vocabulary == small.vocabulary()
     assert (deep.lexicon, deep.train, deep.dev) == (other.lexicon, other.train, other.dev)
     assert deep.regularisation == other.regularisation
+    # TRAINING.md says how the second one is asked for.
+    command = (Path(__file__).parents[2] / "TRAINING.md").read_text()
+    (reaches,) = re.findall(r'english-tdnn-deep seed=1 "(tdnn\.reaches=\[[\d,]+\])"', command)
+    second = teach.read_recipe(["--config", "english-tdnn-deep", reaches])[0]
+    again = tdnn.load("english-tdnn-deep-2")
+    assert again.tdnn.config == second.tdnn != deep.tdnn
+    assert again.vocabulary == bundled.vocabulary
     last = read_recipe(["--config", "english-mini-deep"])[0]
     assert last.student.checkpoint == f"{taught.output}/last"
     assert last.imitation.teachers == ("english-tdnn-deep",)

@@ -208,3 +208,19 @@ def test_utterances_without_an_alignment_are_left_out(
     assert scores.grad is not None
     assert scores.grad[0].any()
     assert not scores.grad[1].any()
+
+
+def test_the_longest_utterance_may_be_one_that_is_left_out(
+    scores: Tensor, trigram: PhoneTrigram
+) -> None:
+    targets, counts = torch.tensor([[0, 1, 1, 2]] * 2), torch.tensor([FRAMES - 1, FRAMES])
+    alone = lattice_free_mmi(scores[:1, : FRAMES - 1], counts[:1], targets[:1], trigram)
+    targets[1] = PADDING
+    scores.requires_grad_()
+    known = lattice_free_mmi(scores, counts, targets, trigram)
+    known.backward()
+    torch.testing.assert_close(known.detach(), alone)
+    assert scores.grad is not None
+    assert scores.grad[0, : FRAMES - 1].any()
+    assert not scores.grad[0, FRAMES - 1].any()
+    assert not scores.grad[1].any()
