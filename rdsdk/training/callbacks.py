@@ -129,6 +129,8 @@ class Interruption(Callback):
         trainer.save_checkpoint(part, weights_only=False)
         if trainer.is_global_zero and part.is_file():
             part.replace(self.resume_file)
+        # Who is told that the run was interrupted may go on with it at once.
+        trainer.strategy.barrier("rdsdk.Interruption.save")
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         for number, handler in self._before.items():
