@@ -239,10 +239,15 @@ class Tdnn(nn.Module):
         real = torch.arange(waveform.shape[1], device=waveform.device)
         waveform = waveform * (real < sample_counts[:, None])
         frame_counts = (sample_counts - OVERLAP_SAMPLES).clamp(min=0) // HOP_SAMPLES
-        # Powers differ by more than bfloat16 can tell.
-        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
-            energies = self.energies(waveform, frame_counts).flatten(2)
+        energies = self.exact(waveform, frame_counts)
         return self.hear(energies, frame_counts, frame_mask=frame_mask, band_mask=band_mask)
+
+    @torch.no_grad()
+    def exact(self, waveform: Tensor, frame_counts: Tensor) -> Tensor:
+        """``energies`` as ``hear`` takes them, (B, T, 2 M), in float32 where the rest is not:
+        powers differ by more than bfloat16 can tell."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self.energies(waveform, frame_counts).flatten(2)
 
     def hear(
         self,

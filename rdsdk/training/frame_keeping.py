@@ -80,6 +80,9 @@ def keep_frames(
         rank_zero_info(f"the frames kept in {folder} are used again")
         return
 
+    # Of all weights, and so asked once.
+    alike = [isinstance(model, Student) and hear_alike(each, model) for each in keeping.teachers]
+
     def heard(number: int) -> Iterator[Batch]:
         batches.set_epoch(number)
         told = f"keeping frames, pass {number + 1} of {passes}"
@@ -89,7 +92,7 @@ def keep_frames(
                 if isinstance(model, Tdnn):
                     kept = _energies(model, batch, half)
                 else:
-                    kept = _heard(model, keeping, batch, half)
+                    kept = _heard(model, keeping, alike, batch, half)
                 yield kept.to("cpu")
 
     parts: list[nn.Module] = [*keeping.teachers]
@@ -106,19 +109,18 @@ def keep_frames(
 
 
 def _energies(tdnn: Tdnn, batch: Batch, half: bool) -> Batch:
-    # Powers differ by more than bfloat16 can tell.
-    with torch.autocast(batch.waveforms.device.type, enabled=False):
-        energies = tdnn.energies(batch.waveforms, batch.frame_counts).flatten(2)
+    energies = tdnn.exact(batch.waveforms, batch.frame_counts)
     return replace(batch, frames=energies.half() if half else energies)
 
 
-def _heard(student: Student, keeping: Keeping, batch: Batch, half: bool) -> Batch:
+def _heard(
+    student: Student, keeping: Keeping, alike: Sequence[bool], batch: Batch, half: bool
+) -> Batch:
     """The batch and all of it that is kept."""
     frames = student.extractor(batch.waveforms)
     energies = None if student.energies is None else student.energies.exact(batch.waveforms)
     said = None
     if keeping.teachers:
-        alike = [hear_alike(each, student) for each in keeping.teachers]
         # A teacher with energies hears its own, not those of the student.
         heard = replace(batch, frames=frames)
         said = teacher_log_probs(keeping.teachers, heard, keeping.whole, alike)
