@@ -176,8 +176,9 @@ class RnnLm(nn.Module):
         Much cheaper than ``log_probs``: only the classes that occur are computed.
         """
         flat = outputs.reshape(-1, outputs.shape[-1])
-        loss: Tensor = self.output(flat, targets.reshape(-1)).loss
-        return loss
+        log_probs: Tensor = self.output(flat, targets.reshape(-1)).output
+        # Not torch's own mean, which is rounded to bfloat16 where log_probs are.
+        return -log_probs.float().mean()
 
     def parameter_count(self) -> int:
         """All parameters."""

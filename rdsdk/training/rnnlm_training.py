@@ -28,7 +28,7 @@ from rdsdk.data.telling import tell_error
 from rdsdk.errors import ConfigError, RdsdkError
 from rdsdk.models import rnnlm
 from rdsdk.training.resuming import INTERRUPTED, RESUME_FILE, resume_file_of
-from rdsdk.training.rnnlm_run import Run, Settings
+from rdsdk.training.rnnlm_run import PRECISIONS, Run, Settings
 from rdsdk.training.rnnlm_text import read_text
 
 
@@ -202,6 +202,13 @@ def parser() -> argparse.ArgumentParser:
             told = helps[field.name] + ("" if field.default is None else " (default: %(default)s)")
             option = "--" + field.name.replace("_", "-")
             add(option, type=kind, default=field.default, metavar="N", help=told)
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default=Settings.precision,
+        help="of the products; bfloat16 is faster where the processor multiplies it (default: "
+        "%(default)s)",
+    )
     add("--threads", type=int, metavar="N", help="processor threads (default: torch's choice)")
     add("--resume", action="store_true", help="go on with the run that was interrupted there")
     add("--licence", default="unknown", help="of the model, for its card")

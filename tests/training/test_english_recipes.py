@@ -131,6 +131,12 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert last.imitation.teachers == ("english-tdnn-deep",)
     assert (last.lexicon, last.train, last.dev) == (taught.lexicon, taught.train, taught.dev)
     assert last.augmentation == taught.augmentation
+    once_more = read_recipe(["--config", "english-mini-again"])[0]
+    assert once_more.student == replace(last.student, checkpoint=f"{last.output}/last")
+    assert once_more.imitation.teachers == ("english-tdnn-deep-2", f"{last.output}/last")
+    assert once_more.kept_passes
+    assert once_more.regularisation.sequence_steps == once_more.optimisation.steps
+    assert (once_more.train, once_more.augmentation) == (last.train, last.augmentation)
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -226,6 +232,12 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     assert cli.main([*deep, f"student.checkpoint={tmp_path / 'taught' / 'last'}"]) == 0
     heard_more = replace(learnt.config, ffn=72, mel_bands=16, context=Context(16, 128, 12))
     assert checkpoint.load(tmp_path / "deep" / "last").student.config == heard_more
+    again = ["--config", "english-mini-again", *wide[2:-1], "student.ffn=72", "hardware.devices=1"]
+    again += ["student.mel_bands=16", "kept_passes=1", f"output={tmp_path / 'again'}"]
+    teachers = f"{tmp_path / 'tdnn' / 'last'},{tmp_path / 'deep' / 'last'}"
+    again += [f"student.checkpoint={tmp_path / 'deep' / 'last'}"]
+    assert cli.main([*again, f"imitation.teachers=[{teachers}]"]) == 0
+    assert checkpoint.load(tmp_path / "again" / "last").student.config == heard_more
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:

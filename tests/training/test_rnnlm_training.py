@@ -17,7 +17,7 @@ from rdsdk import cli
 from rdsdk.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rdsdk.models import rnnlm
 from rdsdk.training import rnnlm_training
-from rdsdk.training.rnnlm_run import Run, Settings, _cost
+from rdsdk.training.rnnlm_run import PRECISIONS, Run, Settings, _cost
 from rdsdk.training.rnnlm_text import read_text
 from rdsdk.training.rnnlm_training import Figures, train
 
@@ -99,8 +99,12 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
-def test_an_interrupted_run_comes_to_the_same_weights(text: Path, tmp_path: Path) -> None:
-    assert train([text], tmp_path / "whole", SMALL) is not None
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_interrupted_run_comes_to_the_same_weights(
+    text: Path, tmp_path: Path, precision: str
+) -> None:
+    settings = replace(SMALL, precision=precision)
+    assert train([text], tmp_path / "whole", settings) is not None
 
     def interrupt(figures: Figures) -> None:
         if figures.step in (37, 70):
@@ -108,16 +112,37 @@ def test_an_interrupted_run_comes_to_the_same_weights(text: Path, tmp_path: Path
 
     again = tmp_path / "again"
     for resume in (False, True):
-        assert train([text], again, SMALL, resume=resume, watch=interrupt, watch_every=1) is None
+        assert train([text], again, settings, resume=resume, watch=interrupt, watch_every=1) is None
         assert sorted(each.name for each in again.iterdir()) == ["resume.ckpt"]
-    report = train([text], again, SMALL, resume=True)
+    report = train([text], again, settings, resume=True)
     assert report is not None
     whole = weights_of(tmp_path / "whole")
     assert all(torch.equal(each, whole[name]) for name, each in weights_of(again).items())
     # Negative control: another seed comes to others.
-    train([text], tmp_path / "other", replace(SMALL, seed=1))
+    train([text], tmp_path / "other", replace(settings, seed=1))
     other = weights_of(tmp_path / "other")
     assert not torch.equal(other["lstm.weight_hr_l0"], whole["lstm.weight_hr_l0"])
+
+
+def test_products_of_bfloat16_numbers_learn_the_same(text: Path) -> None:
+    words = read_text([text], SMALL.words, SMALL.held_out)
+    exact, rounded = (Run(words, replace(SMALL, precision=each, dropout=0)) for each in PRECISIONS)
+    gradients = []
+    for run in (exact, rounded):
+        run.step()
+        kept = [each.grad for each in run.model.parameters() if each.grad is not None]
+        gradients.append(torch.cat([each.flatten() for each in kept]))
+        assert all(each.dtype == torch.float32 for each in kept)
+    apart = float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
+    assert 1e-4 < apart < 0.02  # 1e-4: they are rounded indeed
+    assert rounded.losses[0] == pytest.approx(exact.losses[0], rel=5e-3)
+    for run in (exact, rounded):
+        while run.share() < 1:
+            run.step()
+    perplexities = [run.held_out_perplexity() for run in (exact, rounded)]
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=0.03)
+    with pytest.raises(ConfigError, match="'bf16', expected '32-true' or 'bf16-mixed'"):
+        replace(SMALL, precision="bf16")
 
 
 def test_a_run_ends_by_its_minutes(text: Path, tmp_path: Path) -> None:
