@@ -62,6 +62,34 @@ class IntEmbedding(nn.Module):
         return rows.index_select(0, words).to(torch.float32) * scale.index_select(0, words)
 
 
+class SoftmaxRows(nn.Module):
+    """What is read of a word that has no embedding: its row of the softmax.
+
+    The words of each class have a table, with a row of zeros for all other words, so that what is
+    found in the tables can be added up.
+    """
+
+    def __init__(self, model: RnnLm) -> None:
+        super().__init__()
+        classes = model.output_rows()
+        self.places = [(each.begin, each.end) for each in classes]
+        self.tables = nn.ModuleList(
+            nn.Embedding.from_pretrained(nn.functional.pad(each.rows.detach(), (0, 0, 0, 1)))
+            for each in classes
+        )
+        self.widen = nn.ModuleList(
+            nn.Identity() if each.widen is None else linear_of(each.widen.T) for each in classes
+        )
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Words (N,) -> rows (N, P)."""
+        rows = []
+        for (begin, end), table, widen in zip(self.places, self.tables, self.widen, strict=True):
+            inside = (words >= begin) & (words < end)
+            rows.append(widen(table(torch.where(inside, words - begin, end - begin))))
+        return torch.stack(rows).sum(dim=0)
+
+
 class Advance(nn.Module):
     """One step of a model, spelled in plain linear layers, with its weights.
 
@@ -72,7 +100,8 @@ class Advance(nn.Module):
 
     def __init__(self, model: RnnLm) -> None:
         super().__init__()
-        self.embedding: nn.Module = deepcopy(model.embedding)
+        own = model.embedding
+        self.embedding: nn.Module = SoftmaxRows(model) if own is None else deepcopy(own)
         read, kept, bias_read, bias_kept, projection = (
             model.lstm.get_parameter(f"{name}_l0")
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -194,9 +223,10 @@ def verify_rnnlm(path: Path | str, folder: Path | str) -> Agreement:
 
 def rounded(advance: Advance) -> Advance:
     """Its weights to int8, in place."""
-    embedding = advance.embedding
-    assert isinstance(embedding, nn.Embedding)
-    advance.embedding = IntEmbedding(embedding.weight.detach())
+    for module in list(advance.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Embedding):
+                setattr(module, name, IntEmbedding(child.weight.detach()))
     round_to_int8(advance)
     return advance
 

@@ -2,7 +2,9 @@
 
 An embedding, one LSTM layer with a projection and an adaptive softmax: a recurrent language model
 (T. Mikolov et al. 2010, Interspeech), H. Sak et al. 2014 (arXiv 1402.1128) for the projection and
-E. Grave et al. 2017 (arXiv 1609.04309) for a softmax in which rare words have narrow rows.
+E. Grave et al. 2017 (arXiv 1609.04309) for a softmax in which rare words have narrow rows. The rows
+that a word is read by may be those of the softmax, read the other way (O. Press and L. Wolf 2017,
+arXiv 1608.05859; A. Baevski and M. Auli 2019, arXiv 1809.10853, for those of rare words).
 
 Shapes: T words in a row, N of them side by side, V words known, P width of the projection, H of the
 cell. Logarithms are natural.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,7 @@ CUTOFFS = (3000, 10_000)
 NARROWER = 2.0
 """Each class of rarer words has rows so many times narrower than the one before it."""
 _EMBEDDING_DEVIATION = 0.1
+_TIED_DEVIATION = 0.05
 _FIELDS = {"format", "version", "config", "provenance"}
 # Told once a process: no other implementation has projections.
 warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
@@ -41,7 +45,8 @@ class RnnLmConfig:
 
     Args:
         words: ``</s>``, ``<unk>``, then the words by falling frequency.
-        embedding: width of a word's row.
+        embedding: width of a word's row; None: as wide as the projection, and one with the rows
+            of the softmax.
         hidden: H, width of the cell.
         projection: P, width of what is handed on, narrower than the cell.
         cutoffs: the words before the first are in the softmax itself, those from each on are a
@@ -53,7 +58,7 @@ class RnnLmConfig:
     """
 
     words: tuple[str, ...]
-    embedding: int = 192
+    embedding: int | None = 192
     hidden: int = 512
     projection: int = 256
     cutoffs: tuple[int, ...] = CUTOFFS
@@ -68,7 +73,7 @@ class RnnLmConfig:
             word and not any(letter.isspace() for letter in word) for word in self.words
         ):
             raise ConfigError("a word is there twice, is empty or holds a blank; take it out")
-        if not 0 < self.projection < self.hidden or self.embedding < 1:
+        if not 0 < self.projection < self.hidden or self.row_width < 1:
             raise ConfigError(
                 f"got embedding {self.embedding}, hidden {self.hidden} and projection "
                 f"{self.projection}, expected positive widths and a projection below hidden"
@@ -88,6 +93,11 @@ class RnnLmConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}, expected a share from 0 to below 1")
 
+    @property
+    def row_width(self) -> int:
+        """The width of what is read of a word."""
+        return self.projection if self.embedding is None else self.embedding
+
     def to_dict(self) -> dict[str, object]:
         """A JSON value that ``from_dict`` reads."""
         return {**asdict(self), "words": list(self.words), "cutoffs": list(self.cutoffs)}
@@ -106,7 +116,8 @@ class RnnLmConfig:
                 f"unknown {sorted(set(value) - known)}"
             )
         words, cutoffs = value["words"], value["cutoffs"]
-        whole = [value["embedding"], value["hidden"], value["projection"]]
+        whole = [value["hidden"], value["projection"]]
+        whole += [] if value["embedding"] is None else [value["embedding"]]
         if not (
             isinstance(words, list)
             and all(isinstance(word, str) for word in words)
@@ -116,7 +127,8 @@ class RnnLmConfig:
         ):
             raise ConfigError(
                 "expected a list of texts as words, a list of whole numbers as cutoffs, whole "
-                "numbers as widths and a number as dropout"
+                "numbers as widths (null for an embedding of the softmax' own rows) and a number "
+                "as dropout"
             )
         return RnnLmConfig(**{**value, "words": tuple(words), "cutoffs": tuple(cutoffs)})
 
@@ -136,6 +148,16 @@ class State(NamedTuple):
     cell: Tensor
 
 
+class OutputRows(NamedTuple):
+    """The rows (end - begin, D) of the words from ``begin`` to below ``end``, and what makes them
+    as wide as the projection, (D, P); None where they are."""
+
+    begin: int
+    end: int
+    rows: Tensor
+    widen: Tensor | None
+
+
 class RnnLm(nn.Module):
     """Words so far -> how likely each word is next."""
 
@@ -143,17 +165,22 @@ class RnnLm(nn.Module):
         super().__init__()
         self.config = config
         words = len(config.words)
-        self.embedding = nn.Embedding(words, config.embedding)
-        nn.init.normal_(self.embedding.weight, std=_EMBEDDING_DEVIATION)
-        self.lstm = nn.LSTM(config.embedding, config.hidden, proj_size=config.projection)
+        self.embedding: nn.Embedding | None = None
+        if config.embedding is not None:
+            self.embedding = nn.Embedding(words, config.embedding)
+            nn.init.normal_(self.embedding.weight, std=_EMBEDDING_DEVIATION)
+        self.lstm = nn.LSTM(config.row_width, config.hidden, proj_size=config.projection)
         self.output = nn.AdaptiveLogSoftmaxWithLoss(
             config.projection, words, config.cutoffs, div_value=NARROWER, head_bias=True
         )
+        if config.embedding is None:
+            for each in self.output_rows():
+                nn.init.normal_(each.rows, std=_TIED_DEVIATION)
         self.dropout = nn.Dropout(config.dropout)
 
     def fresh_state(self, count: int) -> State:
         """The state of ``count`` sentences of which nothing has been said: zeros."""
-        weight = self.embedding.weight
+        weight = self.output.head.weight
         return State(
             weight.new_zeros(count, self.config.projection),
             weight.new_zeros(count, self.config.hidden),
@@ -161,9 +188,32 @@ class RnnLm(nn.Module):
 
     def forward(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Read words (T, N) int64 -> outputs (T, N, P) after each, and the state after the last."""
-        rows = self.dropout(self.embedding(words))
+        rows = self.dropout(self.read(words))
         outputs, (hidden, cell) = self.lstm(rows, (state.hidden[None], state.cell[None]))
         return self.dropout(outputs), State(hidden[0], cell[0])
+
+    def read(self, words: Tensor) -> Tensor:
+        """What is read of words (...) int64: rows (..., E)."""
+        if self.embedding is not None:
+            rows: Tensor = self.embedding(words)
+            return rows
+        flat = words.reshape(-1)
+        rows = self.output.head.weight.new_zeros(len(flat), self.config.projection)
+        for each in self.output_rows():
+            places = ((flat >= each.begin) & (flat < each.end)).nonzero()[:, 0]
+            found = each.rows.index_select(0, flat[places] - each.begin)
+            wide = found if each.widen is None else found @ each.widen
+            rows = rows.index_copy(0, places, wide.to(rows.dtype))
+        return rows.reshape(*words.shape, -1)
+
+    def output_rows(self) -> list[OutputRows]:
+        """The rows of the softmax, those of the frequent words first."""
+        cutoffs = self.output.cutoffs
+        rows = [OutputRows(0, cutoffs[0], self.output.head.weight[: cutoffs[0]], None)]
+        for (begin, end), tail in zip(pairwise(cutoffs), self.output.tail, strict=True):
+            narrow, widened = (layer.get_parameter("weight") for layer in tail.children())
+            rows.append(OutputRows(begin, end, widened, narrow))
+        return rows
 
     def log_probs(self, outputs: Tensor) -> Tensor:
         """Outputs (..., P) -> log probabilities of the next word (..., V)."""

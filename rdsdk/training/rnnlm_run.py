@@ -60,7 +60,7 @@ class Settings:
     seed: int = 0
     warmup_steps: int = 200
     precision: str = PRECISIONS[0]
-    embedding: int = 192
+    embedding: int | None = None
     hidden: int = 512
     projection: int = 256
     dropout: float = 0.15

@@ -191,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
         "learning_rate": "at its highest",
         "held_out": "share of the sentences, the last ones, that measure",
         "seed": "of all that is drawn",
-        "embedding": "width of a word's row",
+        "embedding": "width of a word's row (default: it is read by its row of the softmax)",
         "hidden": "width of the cell",
         "projection": "width of what is handed on",
         "dropout": "share of numbers left out in training",

@@ -15,7 +15,14 @@ import torch
 
 import mobile_export.rnnlm as room
 from mobile_export.pte_graph import read_graph
-from mobile_export.rnnlm import Advance, Exported, export_rnnlm, rounded, verify_rnnlm
+from mobile_export.rnnlm import (
+    Advance,
+    Exported,
+    SoftmaxRows,
+    export_rnnlm,
+    rounded,
+    verify_rnnlm,
+)
 from mobile_export.rnnlm_agreement import require_alike, require_spelled
 from mobile_export.structure import HOT
 from rdsdk import cli
@@ -24,7 +31,7 @@ from rdsdk.errors import CheckpointError, ExportError
 from rdsdk.models import rnnlm
 from rdsdk.models.rnnlm import RnnLm
 from tests.mobile_export.mutations import unsealed
-from tests.models.tiny_rnnlm import tiny_rnnlm
+from tests.models.tiny_rnnlm import TIED, tiny_rnnlm
 
 PRECISIONS = ("fp32", "int8")
 Break = Callable[[RnnLm], None]
@@ -90,6 +97,33 @@ def test_the_runtime_says_what_the_model_says(exported: dict[str, Exported]) -> 
     np.testing.assert_allclose(states[1].cell, state.cell[1].detach(), atol=1e-4)
     # Negative control: the two sentences are not alike.
     assert np.abs(expected[-1][0] - expected[-1][1]).max() > 0.1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_words_without_an_embedding_are_read_by_their_rows_of_the_softmax(
+    tmp_path: Path, precision: str
+) -> None:
+    model = tiny_rnnlm(config=TIED)
+    made = export_rnnlm(rnnlm.save(tmp_path / "tied", model, {}), tmp_path / "lm.rnnlm", precision)
+    words = [0, 19, 20, 39, 40, 59]  # the first and last of each class
+    program = Runtime(made.path)
+    done = program.advance(words, [program.fresh()] * len(words))
+    outputs, _ = model(torch.tensor([words]), model.fresh_state(len(words)))
+    expected = model.log_probs(outputs)[0].detach().numpy()
+    apart = np.abs(np.stack([each for _, each in done]) - expected)
+    assert apart.mean() < (1e-5 if precision == "fp32" else 0.05)
+    # Negative controls: words read by their neighbours' rows, here and in what is lowered.
+    outputs, _ = model(torch.tensor([[*words[1:], 0]]), model.fresh_state(len(words)))
+    assert np.abs(model.log_probs(outputs)[0].detach().numpy() - expected).mean() > 0.1
+    shifted = Advance(model).eval()
+    assert isinstance(shifted.embedding, SoftmaxRows)
+    require_spelled(shifted, model)
+    table = shifted.embedding.tables[1].get_parameter("weight")
+    table.data = table.data.roll(1, dims=0)
+    with pytest.raises(ExportError, match="differs from itself"):
+        require_spelled(shifted, model)
+    graph = read_graph(unsealed(made.path))
+    assert graph.methods["advance"].operators(delegated=True)["linear"] == 8 + 3 + 4 + 2
 
 
 def test_all_that_is_costly_is_delegated_and_nothing_is_stored_twice(

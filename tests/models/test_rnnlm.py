@@ -22,7 +22,7 @@ from rdsdk.models.rnnlm import (
     load,
     save,
 )
-from tests.models.tiny_rnnlm import CONFIG, WORDS, tiny_rnnlm
+from tests.models.tiny_rnnlm import CONFIG, TIED, WORDS, tiny_rnnlm
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -33,13 +33,25 @@ def normalised(x: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
+def row_by_hand(weights: dict[str, np.ndarray], config: RnnLmConfig, word: int) -> np.ndarray:
+    """What is read of a word."""
+    if config.embedding is not None:
+        return weights["embedding.weight"][word]
+    first, second = config.cutoffs
+    if word < first:
+        return weights["output.head.weight"][word]
+    number, begin = (0, first) if word < second else (1, second)
+    narrow, rows = (weights[f"output.tail.{number}.{each}.weight"] for each in (0, 1))
+    return narrow.T @ rows[word - begin]
+
+
 def by_hand(model: RnnLm, words: list[int], gates: str = "ifgo") -> np.ndarray:
     """Log probabilities (T, V) after each word of one sentence, in float64."""
     weights = {name: each.double().numpy() for name, each in model.state_dict().items()}
     hidden, cell = np.zeros(model.config.projection), np.zeros(model.config.hidden)
     rows = []
     for word in words:
-        row = weights["embedding.weight"][word]
+        row = row_by_hand(weights, model.config, word)
         product = weights["lstm.weight_ih_l0"] @ row + weights["lstm.bias_ih_l0"]
         product += weights["lstm.weight_hh_l0"] @ hidden + weights["lstm.bias_hh_l0"]
         gate = dict(zip(gates, np.split(product, 4), strict=True))
@@ -55,8 +67,9 @@ def by_hand(model: RnnLm, words: list[int], gates: str = "ifgo") -> np.ndarray:
     return np.array(rows)
 
 
-def test_log_probs_and_loss_are_those_of_the_papers() -> None:
-    model, words, targets = tiny_rnnlm(), [0, 5, 1, 30, 59], [5, 1, 30, 59, 0]
+@pytest.mark.parametrize("config", [CONFIG, TIED])
+def test_log_probs_and_loss_are_those_of_the_papers(config: RnnLmConfig) -> None:
+    model, words, targets = tiny_rnnlm(config=config), [0, 5, 1, 30, 59], [5, 1, 30, 59, 0]
     outputs, _ = model(torch.tensor(words)[:, None], model.fresh_state(1))
     log_probs = model.log_probs(outputs)[:, 0].detach().numpy()
     expected = by_hand(model, words)
@@ -84,11 +97,13 @@ def test_a_text_in_pieces_is_the_text_if_the_state_goes_along() -> None:
     assert (forgotten - whole[5:]).abs().max() > 0.01
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    model, known = tiny_rnnlm(), {"licence": "CC0", "training_data": ["nothing"]}
+@pytest.mark.parametrize("config", [CONFIG, TIED])
+def test_what_is_saved_is_loaded(tmp_path: Path, config: RnnLmConfig) -> None:
+    known = {"licence": "CC0", "training_data": ["nothing"]}
+    model = tiny_rnnlm(config=config)
     loaded, provenance = load(save(tmp_path / "lm", model, known))
     assert provenance == known
-    assert loaded.config == CONFIG
+    assert loaded.config == config
     assert not loaded.training
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)
@@ -98,6 +113,7 @@ def test_the_usual_model_has_its_size() -> None:
     words = ("</s>", "<unk>", *(str(number) for number in range(23_998)))
     with torch.device("meta"):
         assert RnnLm(RnnLmConfig(words)).parameter_count() == 8_273_338
+        assert RnnLm(RnnLmConfig(words, embedding=None)).parameter_count() == 3_796_410
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ SMALL = Settings(
     learning_rate=1e-2,
     held_out=0.05,
     warmup_steps=10,
-    embedding=12,
     hidden=24,
     projection=16,
 )
@@ -48,12 +47,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_learns_a_grammar(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("embedding", [12, None])
+def test_it_learns_a_grammar(text: Path, tmp_path: Path, embedding: int | None) -> None:
     seen: list[Figures] = []
     report = train(
         [text],
         tmp_path / "lm",
-        SMALL,
+        replace(SMALL, embedding=embedding),
         licence="CC0",
         training_data=["a grammar"],
         watch=seen.append,
@@ -69,6 +69,7 @@ def test_it_learns_a_grammar(text: Path, tmp_path: Path) -> None:
     assert (report.known_words, report.held_out_words) == (11, 30 * 7 - 5)
     assert report.unknown_share == pytest.approx(1 / report.held_out_words, abs=1e-5)
     model, provenance = rnnlm.load(tmp_path / "lm")
+    assert model.config.embedding == embedding
     assert model.config.words[:2] == ("</s>", "<unk>")
     grammar = {"THE", "A", "CAT", "DOG", "SAT", "RAN", "ON", "MAT", "ROAD"}
     assert set(model.config.words[2:]) == grammar  # RARE is held out
@@ -183,10 +184,10 @@ def test_a_loss_that_is_no_number_ends_the_run(text: Path) -> None:
     run.step()
     with torch.no_grad():
         run.model.output.head.bias.fill_(math.inf)
-    kept = run.model.embedding.weight.clone()
+    kept = run.model.output.head.weight.clone()
     with pytest.raises(TrainingError, match="at step 1; nothing was updated"):
         run.step()
-    assert torch.equal(run.model.embedding.weight, kept)
+    assert torch.equal(run.model.output.head.weight, kept)
 
 
 @pytest.mark.parametrize(
