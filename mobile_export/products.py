@@ -12,6 +12,7 @@ G groups of c = D / G channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd
 
 import torch
@@ -130,12 +131,23 @@ class NormProducts(nn.Module):
         return centred * (variance + self.epsilon).rsqrt() * self.weight + self.bias
 
 
-def _spell_norms(module: nn.Module) -> None:
+def replace_modules(
+    module: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]
+) -> None:
+    """Put what ``replacement`` makes of a module in its place, for all inside of ``module``; where
+    it makes None, the module stays and those inside of it are asked for."""
     for name, child in module.named_children():
-        if isinstance(child, nn.LayerNorm) and child.normalized_shape[0] <= WIDEST_NORM:
-            setattr(module, name, NormProducts(child))
+        made = replacement(child)
+        if made is None:
+            replace_modules(child, replacement)
         else:
-            _spell_norms(child)
+            setattr(module, name, made)
+
+
+def _narrow_norm(module: nn.Module) -> NormProducts | None:
+    if isinstance(module, nn.LayerNorm) and module.normalized_shape[0] <= WIDEST_NORM:
+        return NormProducts(module)
+    return None
 
 
 def with_products(student: Student, position: bool = True) -> Student:
@@ -144,7 +156,7 @@ def with_products(student: Student, position: bool = True) -> Student:
     The first convolution stays under ``TimeNorm``, whose weights depend on the recording; the
     position convolution too unless ``position``.
     """
-    _spell_norms(student)
+    replace_modules(student, _narrow_norm)
     extractor, encoder = student.extractor, student.encoder
     for index, (conv, norm) in enumerate(zip(extractor.convs, extractor.norms, strict=True)):
         assert isinstance(conv, FrameConv)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mobile_export.executorch import RESERVED_CARD_BYTES, completed, lower
-from mobile_export.products import linear_of
+from mobile_export.products import linear_of, replace_modules
 from mobile_export.programs import Method
 from mobile_export.progress import Progress, silent
 from mobile_export.pte_graph import read_graph
@@ -223,12 +223,13 @@ def verify_rnnlm(path: Path | str, folder: Path | str) -> Agreement:
 
 def rounded(advance: Advance) -> Advance:
     """Its weights to int8, in place."""
-    for module in list(advance.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Embedding):
-                setattr(module, name, IntEmbedding(child.weight.detach()))
+    replace_modules(advance, _int_embedding)
     round_to_int8(advance)
     return advance
+
+
+def _int_embedding(module: nn.Module) -> IntEmbedding | None:
+    return IntEmbedding(module.weight.detach()) if isinstance(module, nn.Embedding) else None
 
 
 def _method(advance: Advance, model: RnnLm) -> Method:

@@ -16,9 +16,11 @@ import warnings
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdsdk.errors import CheckpointError, ConfigError
@@ -117,12 +119,12 @@ class RnnLmConfig:
             )
         words, cutoffs = value["words"], value["cutoffs"]
         whole = [value["hidden"], value["projection"]]
-        whole += [] if value["embedding"] is None else [value["embedding"]]
         if not (
             isinstance(words, list)
             and all(isinstance(word, str) for word in words)
             and isinstance(cutoffs, list)
             and all(type(number) is int for number in [*cutoffs, *whole])
+            and type(value["embedding"]) in (int, NoneType)
             and type(value["dropout"]) in (int, float)
         ):
             raise ConfigError(
@@ -197,14 +199,14 @@ class RnnLm(nn.Module):
         if self.embedding is not None:
             rows: Tensor = self.embedding(words)
             return rows
-        flat = words.reshape(-1)
-        rows = self.output.head.weight.new_zeros(len(flat), self.config.projection)
+        # Each class is asked for every word, and says zeros of those that it lacks.
+        parts = []
         for each in self.output_rows():
-            places = ((flat >= each.begin) & (flat < each.end)).nonzero()[:, 0]
-            found = each.rows.index_select(0, flat[places] - each.begin)
-            wide = found if each.widen is None else found @ each.widen
-            rows = rows.index_copy(0, places, wide.to(rows.dtype))
-        return rows.reshape(*words.shape, -1)
+            inside = (words >= each.begin) & (words < each.end)
+            places = (words - each.begin).clamp(0, each.end - each.begin - 1)
+            found = F.embedding(places, each.rows) * inside[..., None]
+            parts.append(found if each.widen is None else found @ each.widen)
+        return torch.stack([part.to(parts[0].dtype) for part in parts]).sum(dim=0)
 
     def output_rows(self) -> list[OutputRows]:
         """The rows of the softmax, those of the frequent words first."""

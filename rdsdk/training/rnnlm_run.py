@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ _FLOOR = 0.02
 _MEASURED_WORDS = 2000  # at once
 _RECENT = 100  # steps
 _MOST_NATS = 700.0  # of which a float holds the exponential
+_FREE = ("minutes", "precision")  # may be others when a run goes on
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -190,9 +191,8 @@ class Run:
 
     def _same(self) -> dict[str, Any]:
         """What must be alike for a run to go on; its minutes and precision may be others."""
-        same = {**asdict(replace(self.settings, minutes=None)), "text": self.text.checksum}
-        del same["precision"]
-        return same
+        same = {name: value for name, value in asdict(self.settings).items() if name not in _FREE}
+        return {**same, "text": self.text.checksum}
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on, whole or not at all."""

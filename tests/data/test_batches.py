@@ -257,7 +257,7 @@ def test_lightning_resumes_where_it_was_interrupted(
     trainer(SaveAt(step, saved)).fit(whole, make(corpus, workers=workers))
     assert len(whole.seen) == 2 * length
     resumed = Recorder()
-    trainer().fit(resumed, make(corpus, workers=workers), ckpt_path=saved, weights_only=False)
+    trainer().fit(resumed, make(corpus, workers=workers), ckpt_path=saved, weights_only=True)
     assert resumed.seen == whole.seen[step:]
 
 
