@@ -12,7 +12,7 @@ import torch
 
 from mobile_export.programs import chunk_samples
 from mobile_export.vectors import Step
-from rdsdk.evaluation.transcribers import TAIL_FRAMES
+from rdsdk.evaluation.hearing import TAIL_FRAMES
 from rdsdk.models.config import OVERLAP_SAMPLES, EncoderConfig
 from rdsdk.runtime.program import Output, Program
 from rdsdk.runtime.stream import frame_source

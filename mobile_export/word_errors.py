@@ -19,7 +19,8 @@ from rdsdk.decoding.settings import BeamSettings
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ExportError
 from rdsdk.evaluation.evaluate import evaluate
-from rdsdk.evaluation.transcribers import heard_log_probs, text_of
+from rdsdk.evaluation.hearing import heard_log_probs
+from rdsdk.evaluation.transcribers import text_of
 from rdsdk.models.checkpoint import Checkpoint
 
 MAXIMUM_WER_LOSS = 0.005

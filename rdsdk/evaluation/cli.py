@@ -71,24 +71,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.chunk_frames,
         beam,
         hotwords,
+        arguments.together,
     )
     evaluations = [
         evaluate(transcribe, cuts, source, arguments.normalise, under, said_when)
         for under in heard_under
         for source, cuts in corpora
     ]
+    model = " + ".join([arguments.model, *arguments.together])
     if arguments.json:
         values = [evaluation.to_dict(arguments.by) for evaluation in evaluations]
         used = beam or own
         how = asdict(used) if isinstance(used, BeamSettings) else None
-        row = {"model": arguments.model, "beam": how, "hotwords": hotwords, "results": values}
+        row = {
+            "model": arguments.model,
+            "together": arguments.together,
+            "beam": how,
+            "hotwords": hotwords,
+            "results": values,
+        }
         print(json.dumps(row, indent=2, default=str))  # files are paths
     else:
-        _show(arguments.model, evaluations, arguments.by)
+        _show(model, evaluations, arguments.by)
     if arguments.hypotheses is not None:
         report.write_hypotheses(arguments.hypotheses, evaluations)
     if arguments.figure is not None:
-        report.draw_rates(arguments.figure, arguments.model, evaluations)
+        report.draw_rates(arguments.figure, model, evaluations)
     return 0
 
 
@@ -154,6 +162,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="frames of 20 ms heard at once, of a streaming checkpoint; 0 for full context",
+    )
+    heard.add_argument(
+        "--together",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="the mean of what MODEL and this checkpoint say of each frame, which hear each "
+        "recording as a whole; may be repeated",
     )
     add_decoding_arguments(parser)
     sound = parser.add_argument_group("what is done to the recordings")

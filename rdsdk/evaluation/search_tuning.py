@@ -30,7 +30,8 @@ from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.arguments import add_search_arguments, search
 from rdsdk.decoding.settings import BeamSettings
 from rdsdk.errors import ConfigError, DataError, RdsdkError
-from rdsdk.evaluation.transcribers import heard_log_probs, text_of
+from rdsdk.evaluation.hearing import heard_log_probs
+from rdsdk.evaluation.transcribers import text_of
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint

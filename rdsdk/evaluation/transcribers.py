@@ -16,18 +16,15 @@ from rdsdk.decoding.decoder import new_decoder
 from rdsdk.decoding.segment import Word
 from rdsdk.decoding.settings import BeamSettings, Search
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError, ModelError
-from rdsdk.models import checkpoint, tdnn
-from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from rdsdk.models.student import Student
+from rdsdk.errors import ConfigError
+from rdsdk.evaluation.hearing import Hearing, load_hearing, load_hearing_together
+from rdsdk.models import checkpoint
+from rdsdk.models.config import RECEPTIVE_FIELD_SAMPLES
 
 SAMPLE_RATE = 16_000
 
 POCKETSPHINX = "pocketsphinx"
 """The name of a peer to place models by: PocketSphinx with the English model of its package."""
-
-TAIL_FRAMES = 10
-"""Of silence after a recording that a streaming student hears, as in the runtime."""
 
 Transcriber = Callable[[NDArray[np.float32]], str]
 WordTranscriber = Callable[[NDArray[np.float32]], Sequence[Word]]
@@ -46,6 +43,7 @@ def load_word_transcriber(
     chunk_frames: int | None = None,
     beam: Search | None = None,
     hotwords: Sequence[str] = (),
+    together: Sequence[str] = (),
 ) -> WordTranscriber:
     """Samples (S,) float32 at 16 kHz -> words, by a checkpoint folder, a ``.pte`` or a bundled
     name.
@@ -60,6 +58,8 @@ def load_word_transcriber(
             the whole recording at once.
         beam, hotwords: as for ``rdsdk.transcribe``; without either, text is found as the card of
             an artefact says, or greedily.
+        together: checkpoints that say of each frame what they hear together with the first, which
+            is one too; all hear the recording as a whole.
 
     Raises:
         ModelError: the artefact or the language model cannot be loaded, or the checkpoint writes
@@ -69,6 +69,8 @@ def load_word_transcriber(
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
+    if together:
+        _require_together(model, together, chunk_frames)
     if model == POCKETSPHINX and not Path(model).exists():
         if (threads, block_ms, chunk_frames, beam) != (None,) * 4 or hotwords:
             raise ConfigError(
@@ -83,9 +85,11 @@ def load_word_transcriber(
                 "artefact (rdsdk export)"
             )
         searched = None if beam == "greedy" else beam
-        if tdnn.is_saved(model):
-            return _from_tdnn(Path(model), threads, chunk_frames, searched, hotwords)
-        return _from_checkpoint(Path(model), threads, chunk_frames, searched, hotwords)
+        if together:
+            hear, vocabulary = load_hearing_together([Path(each) for each in (model, *together)])
+        else:
+            hear, vocabulary = load_hearing(Path(model), chunk_frames)
+        return _searched(hear, vocabulary, threads, searched, hotwords)
     if chunk_frames is not None:
         raise ConfigError(
             f"{model} is an artefact, whose chunk is fixed; choose chunk_frames in rdsdk export, "
@@ -118,6 +122,19 @@ def is_checkpoint(model: str) -> bool:
     return model not in rdsdk.bundled_models() and checkpoint.located(model).is_dir()
 
 
+def _require_together(model: str, together: Sequence[str], chunk_frames: int | None) -> None:
+    for each in (model, *together):
+        if not is_checkpoint(each):
+            raise ConfigError(
+                f"{each} is no checkpoint folder, and only checkpoints are heard together"
+            )
+    if chunk_frames:
+        raise ConfigError(
+            "checkpoints that are heard together hear each recording as a whole; leave "
+            "chunk_frames out"
+        )
+
+
 def own_search_of(model: str, threads: int | None = None) -> BeamSettings | None:
     """The search of an artefact's card; None for a checkpoint, for a peer, or greedily.
 
@@ -127,30 +144,6 @@ def own_search_of(model: str, threads: int | None = None) -> BeamSettings | None
     if is_checkpoint(model) or (model == POCKETSPHINX and not Path(model).exists()):
         return None
     return rdsdk.load(model, threads).search
-
-
-def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool = False) -> Tensor:
-    """log_probs (T, V) of a recording (S,), by a student with a CTC head, in one pass.
-
-    A streaming student hears it as a stream does: after a chunk of silence, and with silence behind
-    it, ``TAIL_FRAMES`` of which are among the T frames. With ``whole`` each of its frames sees the
-    whole recording instead.
-    """
-    context = None if whole else student.config.context
-    with torch.inference_mode():
-        if context is None:
-            output, _ = student(torch.from_numpy(_one_frame(samples))[None], context="full")
-            frames = None
-        else:
-            chunk = context.chunk_frames * HOP_SAMPLES
-            overlap = student.config.overlap_samples
-            _, state = student(torch.zeros(1, chunk + overlap), followed=True)
-            frames = max(1, -(-(len(samples) - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
-            length = -(-frames // context.chunk_frames) * chunk + overlap
-            samples = np.pad(samples, (0, length - len(samples)))
-            output, _ = student(torch.from_numpy(samples)[None], state, followed=True)
-    assert output.log_probs is not None
-    return output.log_probs[0, :frames].clone()
 
 
 def text_of(
@@ -175,53 +168,8 @@ def words_of(
     return [*words, *decoder.end()]
 
 
-def _from_checkpoint(
-    folder: Path,
-    threads: int | None,
-    chunk_frames: int | None = None,
-    beam: BeamSettings | None = None,
-    hotwords: Sequence[str] = (),
-) -> WordTranscriber:
-    loaded = checkpoint.load(folder)
-    if chunk_frames:
-        loaded = checkpoint.in_context(loaded, chunk_frames, None)
-    student, vocabulary = loaded.student, loaded.vocabulary
-    if vocabulary is None or student.symbols is None:
-        raise ModelError(
-            f"{folder} holds no CTC head with a vocabulary, so it writes no text; evaluate what "
-            "`rdsdk finetune` makes of it"
-        )
-
-    def hear(samples: NDArray[np.float32]) -> Tensor:
-        return heard_log_probs(student, samples, whole=chunk_frames == 0)
-
-    return _searched(hear, vocabulary, threads, beam, hotwords)
-
-
-def _from_tdnn(
-    folder: Path,
-    threads: int | None,
-    chunk_frames: int | None,
-    beam: BeamSettings | None,
-    hotwords: Sequence[str],
-) -> WordTranscriber:
-    """By a teacher of phones, which hears a recording as a whole."""
-    if chunk_frames:
-        raise ConfigError(
-            f"{folder} is a teacher that hears whole recordings; leave chunk_frames out"
-        )
-    loaded = tdnn.load(folder)
-
-    def hear(samples: NDArray[np.float32]) -> Tensor:
-        with torch.inference_mode():
-            log_probs: Tensor = loaded.tdnn(torch.from_numpy(_one_frame(samples))[None]).log_probs
-        return log_probs[0]
-
-    return _searched(hear, loaded.vocabulary, threads, beam, hotwords)
-
-
 def _searched(
-    hear: Callable[[NDArray[np.float32]], Tensor],
+    hear: Hearing,
     vocabulary: Vocabulary,
     threads: int | None,
     beam: BeamSettings | None,
@@ -237,11 +185,6 @@ def _searched(
         return words_of(hear(samples), vocabulary, beam, hotwords)
 
     return transcribe
-
-
-def _one_frame(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples with silence behind them if they are less than a frame."""
-    return np.pad(samples, (0, max(0, RECEPTIVE_FIELD_SAMPLES - len(samples))))
 
 
 def _pocketsphinx() -> WordTranscriber:

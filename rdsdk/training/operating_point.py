@@ -24,7 +24,8 @@ from rdsdk.data.telling import tell_error
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
-from rdsdk.evaluation.transcribers import heard_log_probs, text_of
+from rdsdk.evaluation.hearing import heard_log_probs
+from rdsdk.evaluation.transcribers import text_of
 from rdsdk.evaluation.wer import ErrorRates, error_rates
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint

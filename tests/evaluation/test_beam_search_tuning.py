@@ -10,6 +10,7 @@ import torch
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.evaluation.hearing import heard_log_probs
 from rdsdk.evaluation.search_tuning import (
     LADDERS,
     Setting,
@@ -20,7 +21,6 @@ from rdsdk.evaluation.search_tuning import (
     symbol_prior,
     without_prior,
 )
-from rdsdk.evaluation.transcribers import heard_log_probs
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset

@@ -80,7 +80,7 @@ def test_word_errors_see_a_difference_through_a_search(
     small: Checkpoint, lm: Path, clips: Path
 ) -> None:
     """The negative control: the log_probs of another student do not pass for this one's."""
-    from rdsdk.evaluation.transcribers import heard_log_probs
+    from rdsdk.evaluation.hearing import heard_log_probs
 
     other = make_checkpoint(SMALL, seed=9).student
     search = BeamSettings(lm=lm)

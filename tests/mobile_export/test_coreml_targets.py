@@ -16,7 +16,7 @@ from mobile_export.report import FORMAT, report_path
 from mobile_export.targets import TARGETS, target_of
 from rdsdk import cli
 from rdsdk.audio import files
-from rdsdk.evaluation.transcribers import heard_log_probs
+from rdsdk.evaluation.hearing import heard_log_probs
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from tests.mobile_export.conftest import SMALL, make_small

@@ -11,7 +11,7 @@ import soundfile
 
 import rdsdk
 from rdsdk.audio import files
-from rdsdk.evaluation import transcribers
+from rdsdk.evaluation import hearing, transcribers
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models import checkpoint
 
@@ -93,7 +93,7 @@ def test_the_int8_file_says_what_its_checkpoint_says(recognizer):
     for row in DIGITS:
         waveform = files.read(ASSETS / "digits" / row["audio"])
         text = transcribers.text_of(
-            transcribers.heard_log_probs(kept.student, waveform), kept.vocabulary
+            hearing.heard_log_probs(kept.student, waveform), kept.vocabulary
         )
         differing += error_rates([text], [text_of(recognizer, (waveform, 16_000))]).words.errors
     assert differing <= 1

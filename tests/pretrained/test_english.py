@@ -15,7 +15,7 @@ import rdsdk
 from rdsdk import cli
 from rdsdk.audio import files
 from rdsdk.decoding.rnnlm import RnnLm
-from rdsdk.evaluation import transcribers
+from rdsdk.evaluation import hearing, transcribers
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models import checkpoint
 
@@ -164,7 +164,7 @@ def test_the_int8_file_says_what_its_checkpoint_says(recognizer, heard):
     assert kept.vocabulary == recognizer.card.vocabulary
     texts = [
         transcribers.text_of(
-            transcribers.heard_log_probs(kept.student, files.read(SPEECH / row["audio"])),
+            hearing.heard_log_probs(kept.student, files.read(SPEECH / row["audio"])),
             kept.vocabulary,
             recognizer.search,
         )
