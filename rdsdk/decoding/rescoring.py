@@ -11,6 +11,8 @@ A history remembers what it was told: words are scored once for each, whatever f
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -185,18 +187,26 @@ class Rescorer:
     def _add(self, end: int, arcs: Sequence[Arc]) -> None:
         """All words that end at a frame, after all histories that lead to where they begin."""
         self._expect(self._before(arcs))
-        ways = dict(self._nodes.get(end, {}))
+        # By the history before and the last word: most are dropped before they are ever made.
+        node = self._nodes.get(end, {})
+        ways = {(history.parent, history.label): way for history, way in node.items()}
+        least = max((way.score for way in ways.values()), default=-math.inf) - _BEHIND
         for arc in arcs:
             for history, before in self._nodes.get(arc.start, {}).items():
-                _, nats = self._score(history, arc.label)
-                score = before.score + arc.score + nats
-                after = self._after(history, arc.label)
+                score = before.score + arc.score + self._score(history, arc.label)[1]
+                if score < least:
+                    continue
+                after = history, arc.label
                 if after not in ways or score > ways[after].score:
                     ways[after] = _Way(score, arc, before)
+                    least = max(least, score - _BEHIND)
         if ways:
-            best = sorted(ways.items(), key=lambda item: -item[1].score)[: self._width]
-            least = best[0][1].score - _BEHIND
-            self._nodes[end] = {history: way for history, way in best if way.score >= least}
+            best = heapq.nlargest(self._width, ways.items(), key=lambda item: item[1].score)
+            self._nodes[end] = {
+                self._root if parent is None else self._after(parent, label): way
+                for (parent, label), way in best
+                if way.score >= least
+            }
 
     def _score(self, history: History, label: int) -> tuple[Any, float]:
         known = history.scores.get(label)
