@@ -40,12 +40,18 @@ def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool 
             chunk = context.chunk_frames * HOP_SAMPLES
             overlap = student.config.overlap_samples
             _, state = student(torch.zeros(1, chunk + overlap), followed=True)
-            frames = max(1, -(-(len(samples) - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
+            frames = streamed_frames(len(samples))
             length = -(-frames // context.chunk_frames) * chunk + overlap
             samples = np.pad(samples, (0, length - len(samples)))
             output, _ = student(torch.from_numpy(samples)[None], state, followed=True)
     assert output.log_probs is not None
     return output.log_probs[0, :frames].clone()
+
+
+def streamed_frames(samples: int) -> int:
+    """Frames that a stream hears of so many samples: all that hold one of them, and
+    ``TAIL_FRAMES``."""
+    return max(1, -(-(samples - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
 
 
 def load_hearing(folder: Path, chunk_frames: int | None = None) -> tuple[Hearing, Vocabulary]:
