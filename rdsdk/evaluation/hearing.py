@@ -15,6 +15,7 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from rdsdk.models.ctc import mean_log_probs
 from rdsdk.models.student import Student
 
 TAIL_FRAMES = 10
@@ -106,8 +107,7 @@ def load_hearing_together(folders: Sequence[Path]) -> tuple[Hearing, Vocabulary]
             )
 
     def hear(samples: NDArray[np.float32]) -> Tensor:
-        said = torch.stack([hear_one(samples) for hear_one in hearings])
-        return said.mean(dim=0).log_softmax(dim=-1)
+        return mean_log_probs([hear_one(samples) for hear_one in hearings])
 
     return hear, vocabularies[0]
 

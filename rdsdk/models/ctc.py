@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -16,3 +19,9 @@ class CTCHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> log_probs (B, T, V), float32."""
         return self.linear(self.dropout(hidden)).float().log_softmax(dim=-1)
+
+
+def mean_log_probs(said: Sequence[Tensor]) -> Tensor:
+    """What several say together: the mean of their log_probs (..., V), normalised, float32
+    (G. Hinton et al. 2015, arXiv 1503.02531, section 3, of an ensemble)."""
+    return torch.stack([each.float() for each in said]).mean(dim=0).log_softmax(dim=-1)

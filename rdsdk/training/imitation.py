@@ -23,6 +23,7 @@ from rdsdk.data.batch import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError
 from rdsdk.models import checkpoint, tdnn
+from rdsdk.models.ctc import mean_log_probs
 from rdsdk.models.student import Student
 from rdsdk.models.tdnn import Tdnn
 from rdsdk.training.fingerprint import of_extractor
@@ -148,8 +149,7 @@ def teacher_log_probs(
         said.append(log_probs_of(teacher, heard, context=context))
     if len(said) == 1:
         return said[0]
-    together = torch.stack([each.float() for each in said]).mean(dim=0)
-    return together.log_softmax(dim=-1)
+    return mean_log_probs(said)
 
 
 @torch.no_grad()

@@ -66,10 +66,14 @@ def test_together_they_say_what_their_pupil_is_taught(folders: list[Path]) -> No
     )
     taught = teacher_log_probs(teachers, batch, whole=True)
     torch.testing.assert_close(heard, taught[0], atol=1e-4, rtol=0)
+    # By hand, the geometric mean of what they say.
+    each = [load_hearing(folder, chunk_frames=0)[0](SAMPLES) for folder in folders]
+    product = (each[0] + each[1] + each[2]).double().exp() ** (1 / 3)
+    by_hand = (product / product.sum(dim=-1, keepdim=True)).log()
+    torch.testing.assert_close(heard.double(), by_hand, atol=1e-4, rtol=0)
     # None of them says so alone, nor do they if one hears in its own context.
-    for folder in folders:
-        alone, _ = load_hearing(folder, chunk_frames=0)
-        assert (alone(SAMPLES) - heard).abs().max() > 0.1
+    for alone in each:
+        assert (alone - heard).abs().max() > 0.1
     streamed = teacher_log_probs(teachers, batch, whole=False)
     assert (streamed[0] - heard).abs().max() > 0.01
 
