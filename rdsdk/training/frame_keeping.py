@@ -89,11 +89,7 @@ def keep_frames(
         for batch in track(batches, told, len(batches), console=Console(stderr=True)):
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, half):
                 batch = batch.to(device)
-                if isinstance(model, Tdnn):
-                    kept = _energies(model, batch, half)
-                else:
-                    kept = _heard(model, keeping, alike, batch, half)
-                yield kept.to("cpu")
+                yield _heard(model, keeping, alike, batch, half).to("cpu")
 
     parts: list[nn.Module] = [*keeping.teachers]
     if isinstance(model, Student):
@@ -108,18 +104,18 @@ def keep_frames(
             part.to(place).train(training)
 
 
-def _energies(tdnn: Tdnn, batch: Batch, half: bool) -> Batch:
-    energies = tdnn.exact(batch.waveforms, batch.frame_counts)
-    return replace(batch, frames=energies.half() if half else energies)
-
-
 def _heard(
-    student: Student, keeping: Keeping, alike: Sequence[bool], batch: Batch, half: bool
+    model: Student | Tdnn, keeping: Keeping, alike: Sequence[bool], batch: Batch, half: bool
 ) -> Batch:
     """The batch and all of it that is kept."""
-    frames = student.extractor(batch.waveforms)
-    energies = None if student.energies is None else student.energies.exact(batch.waveforms)
-    said = None
+    energies, said = None, None
+    if isinstance(model, Tdnn):
+        # They are all that it hears, and so its frames.
+        frames = model.exact(batch.waveforms, batch.frame_counts)
+        frames = frames.half() if half else frames
+    else:
+        frames = model.extractor(batch.waveforms)
+        energies = None if model.energies is None else model.energies.exact(batch.waveforms)
     if keeping.teachers:
         # A teacher with energies hears its own, not those of the student.
         heard = replace(batch, frames=frames)

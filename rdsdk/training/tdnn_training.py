@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models.tdnn import Tdnn, TdnnCheckpoint
 from rdsdk.training.frame_classification import aligned, classification_loss, target_count
+from rdsdk.training.imitation import Imitated, Imitation, imitation_loss, teacher_log_probs
 from rdsdk.training.masking import span_mask
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sequence_loss import PhoneTrigram, known_frames, lattice_free_mmi
@@ -97,6 +99,9 @@ class TdnnRegularisation:
 class TdnnTraining(L.LightningModule):
     """Lattice-free MMI and the classification of frames, with averaged weights.
 
+    ``teachers`` with the same symbols add the divergence from what they say to the loss, as
+    ``imitation`` has it; so does what they said once, if a batch brings it. They are no submodules.
+
     Validation logs ``dev/loss``, the sequence loss, which decides the best checkpoint, and
     ``dev/wer``, the symbols wrong if each frame's likeliest is taken.
     """
@@ -109,6 +114,8 @@ class TdnnTraining(L.LightningModule):
         optimisation: TdnnOptimisation,
         regularisation: TdnnRegularisation,
         seed: int = 0,
+        teachers: Sequence[Imitated] = (),
+        imitation: Imitation | None = None,
     ) -> None:
         super().__init__()
         self.tdnn = tdnn
@@ -117,12 +124,18 @@ class TdnnTraining(L.LightningModule):
         self.optimisation = optimisation
         self.regularisation = regularisation
         self.seed = seed
+        self._unregistered = tuple(teachers)
+        self.imitation = imitation or Imitation()
         decay = optimisation.average_decay
         self.average = AveragedModel(tdnn, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.average.requires_grad_(False).eval()
         self._references: list[str] = []
         self._hypotheses: list[str] = []
         self._losses: list[float] = []
+
+    def on_fit_start(self) -> None:
+        for teacher in self._unregistered:
+            teacher.to(self.device)
 
     @property
     def kept(self) -> Tdnn:
@@ -159,6 +172,13 @@ class TdnnTraining(L.LightningModule):
         fallen = 1.0 - self.global_step / max(1, chosen.start_steps)
         weight = max(chosen.classification_weight, fallen)
         loss = sequence + weight * first + chosen.second_weight * second
+        said = batch.teacher_log_probs
+        if said is None and self._unregistered:
+            said = teacher_log_probs(self._unregistered, batch, self.imitation.whole)
+        if said is not None:
+            imitated = shared(self, imitation_loss(output.log_probs, said, counts), counts.sum())
+            self.log("train/imitation", imitated.detach(), batch_size=len(batch.ids))
+            loss = loss + self.imitation.weight * imitated
         refuse_non_finite(self, loss, batch.ids)
         size = len(batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)

@@ -16,14 +16,21 @@ from safetensors.torch import load_file
 from rdsdk import cli
 from rdsdk.data.batch import Batch
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.errors import ConfigError
+from rdsdk.errors import CheckpointError, ConfigError, DataError
 from rdsdk.evaluation.transcribers import load_word_transcriber
 from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.config import preset
+from rdsdk.models.ctc import mean_log_probs
 from rdsdk.models.student import Student
 from rdsdk.models.tdnn import Tdnn, TdnnCheckpoint, TdnnConfig
 from rdsdk.training.cli import main as finetune
-from rdsdk.training.imitation import Imitation, first_student, hear_alike, teacher_log_probs
+from rdsdk.training.imitation import (
+    Imitation,
+    first_student,
+    hear_alike,
+    imitation_loss,
+    teacher_log_probs,
+)
 from rdsdk.training.teach import main
 
 TINY = {
@@ -114,6 +121,97 @@ def test_a_run_with_kept_energies_is_the_run_without(lesson: Path, tmp_path: Pat
     assert furthest("one pass") > 1e-4
 
 
+@pytest.fixture
+def teachers(tmp_path: Path) -> list[str]:
+    """A student and a Tdnn that write the lesson's symbols, as folders."""
+    vocabulary = Vocabulary.words(LETTERS)
+    folders = [str(tmp_path / "student"), str(tmp_path / "tdnn")]
+    checkpoint.save(folders[0], checkpoint.Checkpoint(made_student(), vocabulary, {}))
+    tdnn.save(folders[1], TdnnCheckpoint(made_tdnn(), vocabulary, {}))
+    return folders
+
+
+def test_a_teacher_imitates_others(lesson: Path, teachers: list[str], tmp_path: Path) -> None:
+    longer = ["optimisation.steps=120", "optimisation.learning_rate=4e-3"]
+    longer += ["optimisation.average_decay=0.9", "validate_every_steps=120"]
+    for name, options in {
+        "alone": [],
+        "imitating": [f"imitation.teachers=[{','.join(teachers)}]", "imitation.weight=20"],
+    }.items():
+        run = f"output={tmp_path / name}"
+        assert main(["--config", str(lesson), *longer, *options, run]) == 0
+    torch.manual_seed(0)
+    heard = 0.1 * torch.randn(1, 16_000)
+    counts = torch.tensor([heard.shape[1]])
+    models = [made_student(), made_tdnn()]
+    with torch.inference_mode():
+        said = mean_log_probs(
+            [
+                models[0](heard, context="full")[0].log_probs,
+                models[1](heard, sample_counts=counts).log_probs,
+            ]
+        )
+
+        def apart(name: str) -> float:
+            learnt = tdnn.load(tmp_path / name / "last").tdnn
+            log_probs = learnt(heard, sample_counts=counts).log_probs
+            return float(imitation_loss(log_probs, said, torch.tensor([log_probs.shape[1]])))
+
+        assert apart("imitating") < 0.3 * apart("alone")
+
+
+def test_what_others_say_is_kept_and_learnt_from_without_texts(
+    lesson: Path, teachers: list[str], tmp_path: Path
+) -> None:
+    recipe = yaml.safe_load(lesson.read_text())
+    rows = [json.loads(line) for line in Path(recipe["train"][0]).read_text().splitlines()]
+    untold = tmp_path / "untold.jsonl"
+    for row in rows:
+        row["id"] += "-untold"
+        for known in ("text", "alignment"):
+            row.pop(known, None)
+    untold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--config", str(lesson), f"train=[{recipe['train'][0]},{untold}]"]
+    imitating = [f"imitation.teachers=[{','.join(teachers)}]", "imitation.whole=true"]
+    with pytest.raises(DataError, match="has no transcript"):
+        main([*common, f"output={tmp_path / 'refused'}"])
+    runs = {}
+    for name, options in {
+        "asked": imitating,
+        "kept": [*imitating, "kept_passes=4"],
+        "one": [f"imitation.teachers=[{teachers[1]}]", "kept_passes=4"],
+    }.items():
+        output = tmp_path / name
+        assert main([*common, *options, f"output={output}"]) == 0
+        runs[name] = load_file(output / "last" / checkpoint.WEIGHTS)
+
+    def furthest(name: str) -> float:
+        one, other = runs["asked"], runs[name]
+        return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+    assert furthest("kept") < 1e-5
+    assert furthest("one") > 1e-4
+
+
+def test_a_teacher_goes_on_from_another(lesson: Path, teachers: list[str], tmp_path: Path) -> None:
+    config, run = ["--config", str(lesson), f"output={tmp_path / 'further'}"], tmp_path / "further"
+    still = ["optimisation.steps=1", "optimisation.warmup_steps=0", "validate_every_steps=1"]
+    still += ["optimisation.learning_rate=1e-9", "tdnn.dropout=0.2"]
+    assert main([*config, *still, f"checkpoint={teachers[1]}"]) == 0
+    before, after = made_tdnn().state_dict(), tdnn.load(run / "last")
+    for name, weight in after.tdnn.state_dict().items():
+        torch.testing.assert_close(weight, before[name], atol=1e-6, rtol=0)
+    assert after.tdnn.config.dropout == 0.2
+    with pytest.raises(ConfigError, match=r"'tdnn.width': 32.*'tdnn.reaches': \(1, 1\)"):
+        main([*config, "tdnn.width=64", "tdnn.reaches=[1]", f"checkpoint={teachers[1]}"])
+    with pytest.raises(ConfigError, match="give its lexicon"):
+        main([*config, "lexicon=[A, C, B]", f"checkpoint={teachers[1]}"])
+    with pytest.raises(CheckpointError, match="is no such teacher"):
+        main([*config, f"checkpoint={teachers[0]}"])
+    with pytest.raises(ConfigError, match="is for students"):
+        main([*config, f"imitation.teachers=[{teachers[0]}]", "imitation.copy_extractor=true"])
+
+
 DROPOUT = ("tdnn.dropout=0.1",)
 
 
@@ -149,6 +247,7 @@ def interrupted(lesson: Path, output: Path) -> int:
         ("hardware.strategy=fsdp", "auto or ddp"),
         ("hardware.compile=true", "not compiled"),
         ("kept_passes=-1", "kept_passes is -1"),
+        ("imitation.copy_extractor=true", "need imitation.teachers"),
         ("tdnn.width=33", "multiple of twice"),
         ("tdnn.depth=3", "depth"),
         ("optimisation.steps=0", "steps >= 1"),
@@ -195,11 +294,10 @@ def test_whose_front_end_is_taken() -> None:
         first_student([other])
 
 
-def test_a_student_learns_from_both_kinds(lesson: Path, tmp_path: Path) -> None:
-    vocabulary = Vocabulary.words(LETTERS)
-    both = [str(tmp_path / "student"), str(tmp_path / "tdnn")]
-    checkpoint.save(both[0], checkpoint.Checkpoint(made_student(), vocabulary, {}))
-    tdnn.save(both[1], TdnnCheckpoint(made_tdnn(), vocabulary, {}))
+def test_a_student_learns_from_both_kinds(
+    lesson: Path, teachers: list[str], tmp_path: Path
+) -> None:
+    both, vocabulary = teachers, Vocabulary.words(LETTERS)
     loaded = Imitation(tuple(both)).load(vocabulary)
     assert [type(each) for each in loaded] == [Student, Tdnn]
     assert not any(weight.requires_grad for each in loaded for weight in each.parameters())
