@@ -76,16 +76,22 @@ class Imitation:
         return tuple(_load(Path(folder), vocabulary) for folder in self.teachers)
 
 
-def _load(folder: Path, vocabulary: Vocabulary) -> Imitated:
-    teacher: Imitated
+def load_imitated(folder: Path) -> tuple[Imitated, Vocabulary | None]:
+    """A student or a Tdnn, and the symbols that it writes, from a folder or by a bundled name.
+
+    Raises:
+        CheckpointError: the folder holds no whole checkpoint.
+    """
     if tdnn.is_saved(folder):
         known = tdnn.load(folder)
-        teacher = known.tdnn
-        theirs: tuple[str, ...] | None = known.vocabulary.symbols
-    else:
-        loaded = checkpoint.load(folder)
-        teacher = loaded.student
-        theirs = None if loaded.vocabulary is None else loaded.vocabulary.symbols
+        return known.tdnn, known.vocabulary
+    loaded = checkpoint.load(folder)
+    return loaded.student, loaded.vocabulary
+
+
+def _load(folder: Path, vocabulary: Vocabulary) -> Imitated:
+    teacher, written = load_imitated(folder)
+    theirs = None if written is None else written.symbols
     if theirs != vocabulary.symbols:
         raise ConfigError(
             f"of imitation.teachers, {folder} writes {theirs}, the student {vocabulary.symbols}; "

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -30,9 +29,9 @@ from rdsdk.data.pronunciations import pocketsphinx_dictionary
 from rdsdk.data.telling import tell_error
 from rdsdk.data.word_spans import read_word_spans
 from rdsdk.decoding.pronunciation import in_symbols, read_dictionary
+from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, DataError, RdsdkError
-from rdsdk.models import checkpoint
-from rdsdk.models.checkpoint import Checkpoint
+from rdsdk.training.imitation import Imitated, load_imitated, teacher_log_probs
 
 Ways = Mapping[str, Sequence[tuple[int, ...]]]
 """The symbols of each way to say a word, by the word in capitals."""
@@ -107,7 +106,8 @@ def align_words(
 
 
 def realign(
-    source: Checkpoint,
+    model: Imitated,
+    vocabulary: Vocabulary,
     manifest: Path,
     spans: Path,
     out: Path,
@@ -118,7 +118,8 @@ def realign(
     """Write ``manifest`` with new alignments and texts to ``out``, in the same folder.
 
     Args:
-        source: a model of phones.
+        model: of phones, in eval mode; a student hears in its own context.
+        vocabulary: what it writes.
         spans: the words of each utterance, as ``rdsdk.data.phones`` keeps them.
         sound_out: guess words that ``ways`` lacks (``rdsdk.data.letter_to_sound``).
 
@@ -126,12 +127,9 @@ def realign(
         The share of the spoken time that another phone has now.
 
     Raises:
-        ConfigError: the model writes no text, or espeak-ng is not installed.
+        ConfigError: espeak-ng is not installed.
         DataError: a file is missing or damaged, or a word has no pronunciation.
     """
-    vocabulary, student = source.vocabulary, source.student.eval()
-    if vocabulary is None:
-        raise ConfigError("this checkpoint writes no phones; fine-tune it first")
     cuts = read_cuts(manifest)  # which tells what is wrong with it
     lines = manifest.read_text(encoding="utf-8").splitlines()
     rows = {row["id"]: row for row in (json.loads(line) for line in lines if line.strip())}
@@ -148,10 +146,9 @@ def realign(
         # Of similar lengths together, for padding costs as much as sound, and the longest first:
         # the memory of a batch serves all that follow, and would else grow with every length.
         for batch in evaluation_batches(cuts.sort_by_duration(ascending=False), batch_seconds=24):
-            with torch.inference_mode():
-                output, _ = student(batch.waveforms, sample_counts=batch.sample_counts)
+            said = teacher_log_probs([model], batch)
             for name, log_probs, frames in zip(
-                batch.ids, output.log_probs, batch.frame_counts.tolist(), strict=True
+                batch.ids, said, batch.frame_counts.tolist(), strict=True
             ):
                 if name not in words:
                     raise DataError(f"{spans} has no words for {name}; make the corpus anew")
@@ -212,7 +209,11 @@ def parser() -> argparse.ArgumentParser:
         description="Align a corpus of phones anew, by a model that learnt from it.",
     )
     add = made.add_argument
-    add("checkpoint", type=Path, help="a folder or a bundled name, of a model of phones")
+    add(
+        "checkpoint",
+        type=Path,
+        help="a folder or a bundled name, of a student or a teacher that writes phones",
+    )
     add("manifests", type=Path, nargs="+", help="of a corpus that rdsdk prepare phones made")
     add("--spans", type=Path, help="its words (default: word_spans.jsonl beside the manifest)")
     add("--dictionary", type=Path, help="pronunciations (default: PocketSphinx's dictionary)")
@@ -226,16 +227,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     console = Console(stderr=True)
     try:
-        source = checkpoint.load(options.checkpoint)
-        if source.vocabulary is None:
+        model, vocabulary = load_imitated(options.checkpoint)
+        if vocabulary is None:
             raise ConfigError(f"{options.checkpoint} writes no phones; fine-tune it first")
         dictionary = read_dictionary(options.dictionary or pocketsphinx_dictionary())
-        ways = in_symbols(dictionary, source.vocabulary)
+        ways = in_symbols(dictionary, vocabulary)
         with Progress(console=console) as progress:
             for manifest in options.manifests:
                 spans = options.spans or manifest.parent / "word_spans.jsonl"
                 out = manifest.with_name(f"{manifest.stem}-{options.suffix}.jsonl")
-                changed = realign(source, manifest, spans, out, ways, progress, options.sound_out)
+                changed = realign(
+                    model, vocabulary, manifest, spans, out, ways, progress, options.sound_out
+                )
                 console.print(
                     f"{out}: {changed:.1%} of what is said is another phone now", soft_wrap=True
                 )

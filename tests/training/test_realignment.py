@@ -15,10 +15,11 @@ from rdsdk.data.augment import Timing
 from rdsdk.data.manifest import read_cuts
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import DataError
-from rdsdk.models import checkpoint
+from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset
 from rdsdk.models.student import Student
+from rdsdk.models.tdnn import Tdnn, TdnnCheckpoint, TdnnConfig
 from rdsdk.training.realignment import align_word, align_words, best_path, main
 
 SPEECH = Path(__file__).parents[1] / "assets" / "speech" / "manifest.jsonl"
@@ -106,10 +107,13 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def model(tmp_path):
+@pytest.fixture(params=["student", "teacher"])
+def model(request, tmp_path):
     vocabulary = Vocabulary.words(phones.PHONES)
     torch.manual_seed(0)
+    if request.param == "teacher":
+        made = Tdnn(TdnnConfig(32, 16, 1, (1, 1), 2, 20), symbols=len(vocabulary)).eval()
+        return tdnn.save(tmp_path / "model", TdnnCheckpoint(made, vocabulary, {}))
     student = Student(preset("tiny"), symbols=len(vocabulary)).eval()
     return checkpoint.save(tmp_path / "model", Checkpoint(student, vocabulary, {}))
 
