@@ -137,6 +137,14 @@ def test_the_small_chain_fits_each_other_too() -> None:
     assert once_more.kept_passes
     assert once_more.regularisation.sequence_steps == once_more.optimisation.steps
     assert (once_more.train, once_more.augmentation) == (last.train, last.augmentation)
+    patient = read_recipe(["--config", "english-mini-patient"])[0]
+    said = f"{once_more.output}/last"
+    assert patient.student == replace(once_more.student, checkpoint=said)
+    assert patient.imitation == replace(
+        once_more.imitation, weight=2.0, teachers=("english-tdnn-deep-2", said)
+    )
+    assert patient.regularisation.sequence_steps == patient.optimisation.steps
+    assert (patient.train, patient.kept_passes) == (once_more.train, 0)
     assert english.kept_passes
     assert english.optimisation.freeze_extractor
     student = distilled.student.config()
@@ -238,6 +246,11 @@ def test_the_small_chain_runs(tmp_path: Path) -> None:
     again += [f"student.checkpoint={tmp_path / 'deep' / 'last'}"]
     assert cli.main([*again, f"imitation.teachers=[{teachers}]"]) == 0
     assert checkpoint.load(tmp_path / "again" / "last").student.config == heard_more
+    patient = ["--config", "english-mini-patient", *again[2:-3], f"output={tmp_path / 'patient'}"]
+    patient += [f"student.checkpoint={tmp_path / 'again' / 'last'}"]
+    teachers = f"{tmp_path / 'tdnn' / 'last'},{tmp_path / 'again' / 'last'}"
+    assert cli.main([*patient, f"imitation.teachers=[{teachers}]"]) == 0
+    assert checkpoint.load(tmp_path / "patient" / "last").student.config == heard_more
 
 
 def test_the_stages_run_one_after_the_other(tmp_path: Path) -> None:
