@@ -30,8 +30,7 @@ from rdsdk.training.imitation import (
     Imitation,
     hear_alike,
     heard_once,
-    imitation_loss,
-    teacher_log_probs,
+    imitating,
 )
 from rdsdk.training.masking import span_mask
 from rdsdk.training.mel_start import MEL_BANDS, mel_loss
@@ -230,13 +229,9 @@ class Finetuning(L.LightningModule):
             else:
                 known = _labelled_counts(batch, counts).sum()
                 loss = shared(self, self._loss(log_probs, counts, batch), known)
-            said = batch.teacher_log_probs
-            if said is None and teachers:
-                said = teacher_log_probs(teachers, batch, self.imitation.whole, self._heard_alike)
-            if said is not None:
-                imitation = shared(self, imitation_loss(log_probs, said, counts), counts.sum())
-                self.log("train/imitation", imitation.detach(), batch_size=len(batch.ids))
-                loss = loss + self.imitation.weight * imitation
+            loss = loss + imitating(
+                self, log_probs, batch, teachers, self.imitation, self._heard_alike
+            )
         refuse_non_finite(self, loss, batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from rdsdk.models.student import Student
 from rdsdk.models.tdnn import Tdnn
 from rdsdk.training.fingerprint import of_extractor
 from rdsdk.training.losses import real_frames
-from rdsdk.training.steps import log_probs_of
+from rdsdk.training.steps import log_probs_of, shared
 
 Imitated = Student | Tdnn
 """Who may be imitated: whoever says log_probs of each frame."""
@@ -156,6 +157,30 @@ def teacher_log_probs(
     if len(said) == 1:
         return said[0]
     return mean_log_probs(said)
+
+
+def imitating(
+    module: L.LightningModule,
+    log_probs: Tensor,
+    batch: Batch,
+    teachers: Sequence[Imitated],
+    imitation: Imitation,
+    alike: Sequence[bool] = (),
+) -> Tensor | float:
+    """What learning from teachers adds to the loss of a training step, logged; 0 without any.
+
+    What they said once, if the batch brings it, is taken instead of asking them. ``alike`` is as in
+    ``teacher_log_probs``.
+    """
+    said = batch.teacher_log_probs
+    if said is None:
+        if not teachers:
+            return 0.0
+        said = teacher_log_probs(teachers, batch, imitation.whole, alike)
+    counts = batch.frame_counts
+    loss = shared(module, imitation_loss(log_probs, said, counts), counts.sum())
+    module.log("train/imitation", loss.detach(), batch_size=len(batch.ids))
+    return imitation.weight * loss
 
 
 @torch.no_grad()

@@ -146,9 +146,9 @@ def realign(
         # Of similar lengths together, for padding costs as much as sound, and the longest first:
         # the memory of a batch serves all that follow, and would else grow with every length.
         for batch in evaluation_batches(cuts.sort_by_duration(ascending=False), batch_seconds=24):
-            said = teacher_log_probs([model], batch)
+            heard = teacher_log_probs([model], batch)
             for name, log_probs, frames in zip(
-                batch.ids, said, batch.frame_counts.tolist(), strict=True
+                batch.ids, heard, batch.frame_counts.tolist(), strict=True
             ):
                 if name not in words:
                     raise DataError(f"{spans} has no words for {name}; make the corpus anew")

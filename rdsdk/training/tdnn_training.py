@@ -18,7 +18,7 @@ from rdsdk.errors import ConfigError
 from rdsdk.evaluation.wer import error_rates
 from rdsdk.models.tdnn import Tdnn, TdnnCheckpoint
 from rdsdk.training.frame_classification import aligned, classification_loss, target_count
-from rdsdk.training.imitation import Imitated, Imitation, imitation_loss, teacher_log_probs
+from rdsdk.training.imitation import Imitated, Imitation, imitating
 from rdsdk.training.masking import span_mask
 from rdsdk.training.schedule import warmup_cosine
 from rdsdk.training.sequence_loss import PhoneTrigram, known_frames, lattice_free_mmi
@@ -172,13 +172,7 @@ class TdnnTraining(L.LightningModule):
         fallen = 1.0 - self.global_step / max(1, chosen.start_steps)
         weight = max(chosen.classification_weight, fallen)
         loss = sequence + weight * first + chosen.second_weight * second
-        said = batch.teacher_log_probs
-        if said is None and self._unregistered:
-            said = teacher_log_probs(self._unregistered, batch, self.imitation.whole)
-        if said is not None:
-            imitated = shared(self, imitation_loss(output.log_probs, said, counts), counts.sum())
-            self.log("train/imitation", imitated.detach(), batch_size=len(batch.ids))
-            loss = loss + self.imitation.weight * imitated
+        loss = loss + imitating(self, output.log_probs, batch, self._unregistered, self.imitation)
         refuse_non_finite(self, loss, batch.ids)
         size = len(batch.ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
