@@ -61,7 +61,7 @@ def distill(recipe: DistillRecipe, resume: bool = False, teacher: Teacher | None
     precision: Precision = "bfloat16" if "bf16" in run_in else "auto"
     if run_in.startswith("32"):
         precision = "float32"
-    loaded = load_teacher(recipe.teacher, precision=precision) if teacher is None else teacher
+    loaded = teacher or load_teacher(recipe.teacher, precision=precision, whole=recipe.whole)
     heads = loaded.width if recipe.objective.heads else None
 
     def make_module() -> Distillation:

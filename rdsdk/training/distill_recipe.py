@@ -81,7 +81,9 @@ class DistillRecipe(RunRecipe):
 
     Args:
         teacher: a folder or hub name of a transformers checkpoint (HuBERT, WavLM, wav2vec 2.0), a
-            torchaudio bundle, or an rdsdk checkpoint folder.
+            torchaudio bundle, or an rdsdk checkpoint, a folder or a bundled name.
+        whole: a teacher that streams, which only one of rdsdk can, hears each recording as a whole,
+            instead of in its own context.
         student: what learns.
         objective: what it is asked to match.
         masking: what both do not see.
@@ -92,6 +94,7 @@ class DistillRecipe(RunRecipe):
     """
 
     teacher: str = "facebook/hubert-base-ls960"
+    whole: bool = False
     student: DistilledStudent = field(default_factory=DistilledStudent)
     objective: Objective = field(default_factory=Objective)
     masking: Masking = field(default_factory=Masking)

@@ -100,15 +100,21 @@ class StudentTeacher(Teacher):
 
 
 def load_student(
-    folder: Path, *, precision: Precision = "auto", one_batch: bool | None = None
+    folder: Path,
+    *,
+    whole: bool = False,
+    precision: Precision = "auto",
+    one_batch: bool | None = None,
 ) -> StudentTeacher:
-    """A checkpoint folder -> a teacher.
+    """A checkpoint folder -> a teacher; the other arguments are those of ``StudentTeacher``.
 
     Raises:
         CheckpointError: the folder is damaged or incomplete.
     """
     student = checkpoint.load(folder).student
-    return StudentTeacher(student, folder.name, precision=precision, one_batch=one_batch)
+    return StudentTeacher(
+        student, folder.name, whole=whole, precision=precision, one_batch=one_batch
+    )
 
 
 def copy_extractor(teacher: Teacher, student: Student, frozen: bool) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rdsdk.errors import CheckpointError, ConfigError, DataError
-from rdsdk.models.checkpoint import DESCRIPTION
+from rdsdk.models.checkpoint import DESCRIPTION, located
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.extractor import frame_count
 
@@ -291,12 +291,14 @@ def load_teacher(
     one_batch: bool | None = None,
     mask_padding: bool | None = None,
     normalize: bool | None = None,
+    whole: bool = False,
 ) -> Teacher:
     """A teacher by folder or name, on the CPU.
 
     Args:
-        source: a folder of a transformers checkpoint or of ours, a Hugging Face hub name
-            (``facebook/hubert-base-ls960``), or ``torchaudio:HUBERT_BASE``.
+        source: a folder of a transformers checkpoint or of ours, the name of a bundled one of ours
+            (``english``), a Hugging Face hub name (``facebook/hubert-base-ls960``), or
+            ``torchaudio:HUBERT_BASE``.
         precision, one_batch: see :class:`Teacher`.
         mask_padding: None does as the checkpoint says. transformers: its preprocessor's
             ``return_attention_mask``; without a preprocessor, yes for layer-norm extractors (Large)
@@ -304,6 +306,7 @@ def load_teacher(
         normalize: zero mean and unit variance for each recording. None does as the checkpoint says.
             transformers: its preprocessor's ``do_normalize``; without a preprocessor, yes for
             layer-norm extractors, as these were trained. torchaudio: as the bundle. Ours: never.
+        whole: a streaming one of ours hears each recording as a whole, as all others do anyway.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged, of an unknown architecture, or
@@ -322,7 +325,7 @@ def load_teacher(
             normalize=normalize,
         )
     folder = Path(source).expanduser()
-    if (folder / DESCRIPTION).is_file():
+    if (located(folder) / DESCRIPTION).is_file():
         from rdsdk.training.student_teacher import load_student
 
         if mask_padding is not None or normalize is not None:
@@ -330,7 +333,7 @@ def load_teacher(
                 f"{text} is an rdsdk checkpoint: it hides padding and takes waveforms as they are; "
                 "leave mask_padding and normalize out"
             )
-        return load_student(folder, precision=precision, one_batch=one_batch)
+        return load_student(located(folder), whole=whole, precision=precision, one_batch=one_batch)
     from rdsdk.training.transformers_teacher import load_transformers
 
     return load_transformers(

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from distil_setup import write_recipe
 from tiny_teachers import batch, every_other_span, tiny
 
 from rdsdk.errors import CheckpointError, ConfigError
 from rdsdk.models import checkpoint
 from rdsdk.models.config import Context, EncoderConfig, preset
 from rdsdk.models.student import Student
+from rdsdk.training.distill import main as distil
 from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
+from rdsdk.training.teacher_shape import teacher_shape
 from rdsdk.training.teachers import load_teacher
 from rdsdk.training.transformers_teacher import TransformersTeacher
 
@@ -55,6 +58,37 @@ def test_a_checkpoint_folder_gives_what_the_student_gives(
     assert (output.masked[-1] - plain.hidden[-1]).abs().max() > 1e-2
     unhidden, _ = student(waveforms)
     assert (output.unmasked[-1][1, :27] - unhidden.hidden[-1][1, :27]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_a_bundled_student_teaches_by_its_name_in_chunks_or_whole_recordings() -> None:
+    student = checkpoint.load("digits").student
+    waveforms, counts = batch()
+    chunks, whole = (
+        load_teacher("digits", whole=whole)(waveforms, counts, None).unmasked
+        for whole in (False, True)
+    )
+    for heard, context in ((chunks, "configured"), (whole, "full")):
+        expected, _ = student(waveforms, sample_counts=counts, context=context)
+        torch.testing.assert_close(heard, expected.hidden, atol=1e-4, rtol=0)
+    shape = teacher_shape("digits")
+    assert (shape.layers, shape.width) == (student.config.layers, student.config.width)
+    assert shape.parameters == student.parameter_count() - sum(
+        parameter.numel() for parameter in student.ctc_head.parameters()
+    )
+
+
+def test_a_recipe_says_whether_a_streaming_teacher_hears_whole_recordings(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path / "mine", checkpoint.Checkpoint(sharp(STREAMING)))
+    learnt = []
+    for name, options in {"chunks": [], "again": ["whole=false"], "whole": ["whole=true"]}.items():
+        recipe = write_recipe(tmp_path, folder, output=str(tmp_path / name))
+        few = ["optimisation.steps=2", "validate_every_steps=2", *options]
+        assert distil(["--config", str(recipe), *few]) == 0
+        learnt.append(checkpoint.load(tmp_path / name / "last").student.state_dict())
+    chunks, again, whole = learnt
+    assert all(torch.equal(chunks[name], again[name]) for name in chunks)
+    assert not all(torch.equal(chunks[name], whole[name]) for name in chunks)
 
 
 @torch.no_grad()
