@@ -9,7 +9,8 @@ phone of each frame of speakers it never heard. The table gives the mean over se
 (largest less smallest), and how each seed differs from the same seed of the first variant: runs of
 one seed saw the same batches and masks. The last rows go through ``rdsdk finetune`` on the aligned
 recordings and count the same errors of the student's own head: with and without distillation, then
-after each way to mask. ``--masks`` compares the ways to mask and nothing else. What is in the
+after each way to mask. ``--masks`` compares the ways to mask and nothing else, and hears recordings
+with gaps as well: in another column 40 % of each is masked, as lost packets are. What is in the
 output folder already is not run again; ``proof.json`` and ``proof.png`` beside the runs hold the
 figures and a plot of every student.
 """
@@ -31,21 +32,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from rdsdk.data.alignment import frame_targets
-from rdsdk.data.augment import Timing
-from rdsdk.data.manifest import read_cuts
-from rdsdk.data.waveform import load_waveform
-from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.evaluation.frame_probe import hidden_states, probe
 from rdsdk.models import checkpoint
 from rdsdk.models.student import Student
 from rdsdk.training.distill_recipe import read_command
 from rdsdk.training.student_teacher import StudentTeacher, copy_extractor
 from tests.benchmarks.proof_figure import draw_proof
+from tests.benchmarks.proof_probes import Listening, head_errors, probed
 
 ROOT = Path(__file__).parents[2]
-PROBE_RECORDINGS = 200
-"""Of the training manifest, evenly spread: about 20 minutes."""
 
 FEW = "dev-few.jsonl"
 """Some recordings of dev, for the runs' own validation: the probe judges on all of them."""
@@ -142,41 +136,6 @@ def finetune(run: Run, start: Path, steps: int, options: argparse.Namespace) -> 
     )
 
 
-def probed(student: Student, vocabulary: Vocabulary, options: argparse.Namespace) -> dict[str, Any]:
-    """Errors of a linear probe on a student's hidden states."""
-
-    student.to(options.device)
-
-    def listen(waveform: torch.Tensor) -> list[torch.Tensor]:
-        # A teacher that streams is heard as it teaches: whole recordings.
-        output, _ = student(waveform.to(options.device), context="full")
-        return output.hidden
-
-    cuts = list(read_cuts(options.train))
-    chosen = cuts[:: max(1, len(cuts) // PROBE_RECORDINGS)]
-    data = [hidden_states(listen, part, vocabulary) for part in (chosen, read_cuts(options.dev))]
-    return asdict(probe(data[0], data[1], vocabulary))
-
-
-def head_errors(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Errors of a fine-tuned student's own head."""
-    source = checkpoint.load(folder)
-    assert source.vocabulary is not None
-    student = source.student.to(options.device)
-    wrong = spoken_wrong = frames = spoken = 0
-    for cut in read_cuts(options.dev):
-        with torch.no_grad():
-            output, _ = student(torch.from_numpy(load_waveform(cut))[None].to(options.device))
-        assert output.log_probs is not None
-        named = output.log_probs[0].argmax(dim=1).cpu()
-        targets = frame_targets(cut, source.vocabulary, len(named), Timing())
-        missed, speech = named != targets, targets != source.vocabulary.blank
-        wrong += int(missed.sum())
-        spoken_wrong += int(missed[speech].sum())
-        frames, spoken = frames + len(named), spoken + int(speech.sum())
-    return {"frame_error_rate": wrong / frames, "symbol_frame_error_rate": spoken_wrong / spoken}
-
-
 @dataclass(frozen=True)
 class Row:
     """A line of the table: one figure of each seed."""
@@ -189,13 +148,15 @@ class Row:
     """The same of the frames in which a phone is spoken."""
     beside: list[float] | None = None
     """``frames`` less that of the same seed in the row compared with."""
+    gaps: list[float] | None = None
+    """``frames`` in recordings with gaps, where they were heard."""
 
     def markdown(self) -> str:
         beside = "-"
         if self.beside is not None:
             beside = ", ".join(f"{each:+.1f}" for each in self.beside)
         cells = [f"{self.parameters / 1e6:.2f}", f"{len(self.frames)}"]
-        for rates in (self.frames, self.spoken):
+        for rates in (self.frames, self.spoken, *([self.gaps] if self.gaps else [])):
             spread = f" ({max(rates) - min(rates):.1f})" if len(rates) > 1 else ""
             cells.append(f"{sum(rates) / len(rates):.1f}{spread}")
         return f"| {self.label} | {' | '.join([*cells, beside])} |"
@@ -212,7 +173,8 @@ def row(
     beside = None
     if base is not None:
         beside = [mine - its for mine, its in zip(frames, base.frames, strict=True)]
-    return Row(label, parameters, frames, spoken, beside)
+    gaps = [100 * result["gaps"] for result in results if "gaps" in result]
+    return Row(label, parameters, frames, spoken, beside, gaps or None)
 
 
 def main() -> int:
@@ -262,11 +224,13 @@ class Results:
         self.rows: list[Row] = []
         base = next(iter(VARIANTS))
         self.variants = [base, *MASKINGS] if options.masks else list(VARIANTS)
+        self.listening = Listening(options.train, options.dev, options.device, options.masks)
+        gaps = "| in recordings with gaps, % " if options.masks else ""
         print(
             "| | M parameters | seeds | frames named wrongly, % (spread) "
-            "| of those with a phone, % | each seed beside the first variant |"
+            f"| of those with a phone, % {gaps}| each seed beside the first variant |"
         )
-        print("|---|---|---|---|---|---|", flush=True)
+        print("|---|---|---|---|---|---|" + "---|" * options.masks, flush=True)
 
     def say(self, line: Row) -> Row:
         """Print a line, and keep all lines so far as JSON and as a plot."""
@@ -297,7 +261,7 @@ class Results:
         kept = folder / "probe.json"
         if not kept.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(probed(student, self.vocabulary, self.options)))
+            kept.write_text(json.dumps(probed(student, self.vocabulary, self.listening)))
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
 
@@ -359,7 +323,7 @@ class Results:
         first: Row | None = None
         for label, (source, kind, _) in plans.items():
             runs = self.runs(source or base, kind)
-            found = [head_errors(run.folder / "last", options) for run in runs]
+            found = [head_errors(run.folder / "last", self.listening) for run in runs]
             size = checkpoint.load(runs[0].folder / "last").student.parameter_count()
             line = self.say(row(label, found, size, first))
             first = first or line

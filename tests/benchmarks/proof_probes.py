@@ -1,0 +1,110 @@
+"""What the students of the proof make of recordings of speakers they never heard."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdsdk.data.alignment import frame_targets
+from rdsdk.data.augment import Timing
+from rdsdk.data.manifest import read_cuts
+from rdsdk.data.waveform import load_waveform
+from rdsdk.decoding.vocabulary import Vocabulary
+from rdsdk.evaluation.frame_probe import Listen, hidden_states, probe
+from rdsdk.models import checkpoint
+from rdsdk.models.extractor import frame_count
+from rdsdk.models.student import Student
+from rdsdk.training.masking import span_mask
+
+Mask = Callable[[Tensor], Tensor]
+"""A recording (1, S) -> (1, T) bool, the frames that are not heard."""
+
+PROBE_RECORDINGS = 200
+"""Of the training manifest, evenly spread: about 20 minutes."""
+GAP_SHARE, GAP_FRAMES = 0.4, 10
+"""Of a recording, and of each of its gaps; as the students' masks, drawn anew."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """What is heard, and how.
+
+    Args:
+        train, dev: aligned manifests.
+        device: where the student runs.
+        gaps: dev is heard once more, with gaps.
+    """
+
+    train: Path
+    dev: Path
+    device: str
+    gaps: bool = False
+
+
+def gaps_of(waveform: Tensor) -> Tensor:
+    """(1, T) bool: the frames of a recording (1, S) that are not heard, the same for everybody."""
+    frames = torch.tensor([frame_count(waveform.shape[1])])
+    rng = torch.Generator().manual_seed(zlib.crc32(waveform.numpy().tobytes()))
+    return span_mask(1, frames, GAP_SHARE, GAP_FRAMES, rng, overlap=False)
+
+
+def probed(student: Student, vocabulary: Vocabulary, heard: Listening) -> dict[str, Any]:
+    """Errors of a linear probe on a student's hidden states; it learns from whole recordings."""
+    student.to(heard.device)
+
+    def listen(mask: Mask | None = None) -> Listen:
+        def hear(waveform: Tensor) -> list[Tensor]:
+            # A teacher that streams is heard as it teaches: whole recordings.
+            masked = None if mask is None else mask(waveform).to(heard.device)
+            output, _ = student(waveform.to(heard.device), frame_mask=masked, context="full")
+            return output.hidden
+
+        return hear
+
+    cuts = list(read_cuts(heard.train))
+    chosen = cuts[:: max(1, len(cuts) // PROBE_RECORDINGS)]
+    learnt = hidden_states(listen(), chosen, vocabulary)
+    held_out = hidden_states(listen(), read_cuts(heard.dev), vocabulary)
+    found = asdict(probe(learnt, held_out, vocabulary))
+    if heard.gaps:
+        gappy = hidden_states(listen(gaps_of), read_cuts(heard.dev), vocabulary)
+        found["gaps"] = probe(learnt, gappy, vocabulary).frame_error_rate
+    return found
+
+
+def head_errors(folder: Path, heard: Listening) -> dict[str, Any]:
+    """Errors of a fine-tuned student's own head."""
+    source = checkpoint.load(folder)
+    assert source.vocabulary is not None
+    source.student.to(heard.device)
+    frames, spoken = _named_wrongly(source.student, source.vocabulary, heard)
+    found = {"frame_error_rate": frames, "symbol_frame_error_rate": spoken}
+    if heard.gaps:
+        found["gaps"], _ = _named_wrongly(source.student, source.vocabulary, heard, gaps_of)
+    return found
+
+
+def _named_wrongly(
+    student: Student, vocabulary: Vocabulary, heard: Listening, mask: Mask | None = None
+) -> tuple[float, float]:
+    """The share of all frames, and of those in which a symbol is spoken."""
+    wrong = spoken_wrong = frames = spoken = 0
+    for cut in read_cuts(heard.dev):
+        waveform = torch.from_numpy(load_waveform(cut))[None]
+        masked = None if mask is None else mask(waveform).to(heard.device)
+        with torch.no_grad():
+            output, _ = student(waveform.to(heard.device), frame_mask=masked)
+        assert output.log_probs is not None
+        named = output.log_probs[0].argmax(dim=1).cpu()
+        targets = frame_targets(cut, vocabulary, len(named), Timing())
+        missed, speech = named != targets, targets != vocabulary.blank
+        wrong += int(missed.sum())
+        spoken_wrong += int(missed[speech].sum())
+        frames, spoken = frames + len(named), spoken + int(speech.sum())
+    return wrong / frames, spoken_wrong / spoken
