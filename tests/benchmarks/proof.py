@@ -9,10 +9,10 @@ phone of each frame of speakers it never heard. The table gives the mean over se
 (largest less smallest), and how each seed differs from the same seed of the first variant: runs of
 one seed saw the same batches and masks. The last rows go through ``rdsdk finetune`` on the aligned
 recordings and count the same errors of the student's own head: with and without distillation, then
-after each way to mask. ``--masks`` compares the ways to mask and nothing else, and hears recordings
-with gaps as well: in another column 40 % of each is masked, as lost packets are. What is in the
-output folder already is not run again; ``proof.json`` and ``proof.png`` beside the runs hold the
-figures and a plot of every student.
+after each way to mask. ``--masks`` compares the ways to mask and nothing else, without fine-tuning,
+and hears recordings with gaps as well: in another column 40 % of each is masked, as lost packets
+are. What is in the output folder already is not run again; ``proof.json`` and ``proof.png`` beside
+the runs hold the figures and a plot of every student.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ def main() -> int:
     write_few(options.dev, options.output)
     results = Results(options, teacher)
     results.distilled()
-    results.finetuned()
+    if not options.masks:
+        results.finetuned()
     return 0
 
 
@@ -299,12 +300,9 @@ class Results:
         # Each is fine-tuned from a variant's students; None is the same student never distilled.
         plans: dict[str, tuple[str | None, str, int]] = {
             f"distilled, then {short} steps on phones": (base, "after", short),
+            f"not distilled, {short} steps on phones": (None, "scratch", short),
+            f"not distilled, {long} steps on phones": (None, "scratch-long", long),
         }
-        if not options.masks:
-            plans |= {
-                f"not distilled, {short} steps on phones": (None, "scratch", short),
-                f"not distilled, {long} steps on phones": (None, "scratch-long", long),
-            }
         for variant in MASKINGS:
             kind = f"after-{list(VARIANTS).index(variant)}"
             plans[f"{variant}, then {short} steps on phones"] = (variant, kind, short)

@@ -82,29 +82,16 @@ def head_errors(folder: Path, heard: Listening) -> dict[str, Any]:
     """Errors of a fine-tuned student's own head."""
     source = checkpoint.load(folder)
     assert source.vocabulary is not None
-    source.student.to(heard.device)
-    frames, spoken = _named_wrongly(source.student, source.vocabulary, heard)
-    found = {"frame_error_rate": frames, "symbol_frame_error_rate": spoken}
-    if heard.gaps:
-        found["gaps"], _ = _named_wrongly(source.student, source.vocabulary, heard, gaps_of)
-    return found
-
-
-def _named_wrongly(
-    student: Student, vocabulary: Vocabulary, heard: Listening, mask: Mask | None = None
-) -> tuple[float, float]:
-    """The share of all frames, and of those in which a symbol is spoken."""
+    student = source.student.to(heard.device)
     wrong = spoken_wrong = frames = spoken = 0
     for cut in read_cuts(heard.dev):
-        waveform = torch.from_numpy(load_waveform(cut))[None]
-        masked = None if mask is None else mask(waveform).to(heard.device)
         with torch.no_grad():
-            output, _ = student(waveform.to(heard.device), frame_mask=masked)
+            output, _ = student(torch.from_numpy(load_waveform(cut))[None].to(heard.device))
         assert output.log_probs is not None
         named = output.log_probs[0].argmax(dim=1).cpu()
-        targets = frame_targets(cut, vocabulary, len(named), Timing())
-        missed, speech = named != targets, targets != vocabulary.blank
+        targets = frame_targets(cut, source.vocabulary, len(named), Timing())
+        missed, speech = named != targets, targets != source.vocabulary.blank
         wrong += int(missed.sum())
         spoken_wrong += int(missed[speech].sum())
         frames, spoken = frames + len(named), spoken + int(speech.sum())
-    return wrong / frames, spoken_wrong / spoken
+    return {"frame_error_rate": wrong / frames, "symbol_frame_error_rate": spoken_wrong / spoken}
