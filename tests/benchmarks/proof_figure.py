@@ -44,7 +44,7 @@ def draw_proof(path: Path, rows: Sequence[Line]) -> None:
     axes.invert_yaxis()
     rings = any(line.gaps for line in rows)
     axes.set_xlabel(
-        "frames of unseen speakers named wrongly, %" + " (rings: in recordings with gaps)" * rings
+        "frames of unseen speakers named wrongly, %" + "\n(rings: in recordings with gaps)" * rings
     )
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.08, y=0.06)

@@ -72,6 +72,10 @@ def lesson(corpus: tuple[Path, Path], tmp_path: Path) -> Path:
     return file
 
 
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
 def test_a_teacher_learns_its_phones_and_keeps_its_best(
     lesson: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,13 +116,9 @@ def test_a_run_with_kept_energies_is_the_run_without(lesson: Path, tmp_path: Pat
         assert main(["--config", str(lesson), *options, f"output={output}"]) == 0
         runs[name] = load_file(output / "last" / checkpoint.WEIGHTS)
 
-    def furthest(name: str) -> float:
-        one, other = runs["without"], runs[name]
-        return max(float((one[key] - other[key]).abs().max()) for key in one)
-
-    assert furthest("kept") < 1e-5
-    assert furthest("other sound") > 1e-3
-    assert furthest("one pass") > 1e-4
+    assert furthest(runs["without"], runs["kept"]) < 1e-5
+    assert furthest(runs["without"], runs["other sound"]) > 1e-3
+    assert furthest(runs["without"], runs["one pass"]) > 1e-4
 
 
 @pytest.fixture
@@ -185,12 +185,8 @@ def test_what_others_say_is_kept_and_learnt_from_without_texts(
         assert main([*common, *options, f"output={output}"]) == 0
         runs[name] = load_file(output / "last" / checkpoint.WEIGHTS)
 
-    def furthest(name: str) -> float:
-        one, other = runs["asked"], runs[name]
-        return max(float((one[key] - other[key]).abs().max()) for key in one)
-
-    assert furthest("kept") < 1e-5
-    assert furthest("one") > 1e-4
+    assert furthest(runs["asked"], runs["kept"]) < 1e-5
+    assert furthest(runs["asked"], runs["one"]) > 1e-4
 
 
 def test_a_teacher_goes_on_from_another(lesson: Path, teachers: list[str], tmp_path: Path) -> None:
