@@ -82,17 +82,16 @@ class Probe(nn.Module):
         return self.linear(torch.einsum("l,lbd->bd", self.mix.softmax(dim=0), normed))
 
 
-def probe(
+def trained_probe(
     train: ProbeData,
-    held_out: ProbeData,
     vocabulary: Vocabulary,
     *,
     steps: int = 600,
     batch_frames: int = 4096,
     learning_rate: float = 5e-3,
     seed: int = 0,
-) -> ProbeResult:
-    """Train a probe on ``train`` and count its errors on ``held_out``."""
+) -> Probe:
+    """A probe that learnt from ``train``."""
     layers, frames, width = train.hidden.shape
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -108,6 +107,11 @@ def probe(
         loss.backward()
         optimiser.step()
         schedule.step()
+    return model
+
+
+def errors_of(model: Probe, held_out: ProbeData, vocabulary: Vocabulary) -> ProbeResult:
+    """What a probe names wrongly of ``held_out``."""
     with torch.no_grad():
         named = torch.cat(
             [model(part.float()).argmax(dim=1) for part in held_out.hidden.split(8192, dim=1)]
@@ -120,3 +124,10 @@ def probe(
         len(wrong),
         tuple(model.mix.softmax(dim=0).tolist()),
     )
+
+
+def probe(
+    train: ProbeData, held_out: ProbeData, vocabulary: Vocabulary, *, steps: int = 600
+) -> ProbeResult:
+    """Train a probe on ``train`` and count its errors on ``held_out``."""
+    return errors_of(trained_probe(train, vocabulary, steps=steps), held_out, vocabulary)

@@ -15,7 +15,6 @@ from rdsdk.errors import ConfigError
 from rdsdk.evaluation.probe_head import HeadSettings
 from rdsdk.evaluation.probing import ProbeOptimisation, SpecMasks
 from rdsdk.models import checkpoint
-from rdsdk.models.checkpoint import DESCRIPTION
 from rdsdk.training.run_recipe import RunRecipe, parse_recipe, recipe_parser
 from rdsdk.training.student_teacher import StudentTeacher
 from rdsdk.training.teachers import Precision, Teacher, load_teacher
@@ -84,7 +83,7 @@ class ProbeRecipe(RunRecipe):
         """
         precision: Precision = "bfloat16" if "bf16" in self.hardware.precision else "float32"
         folder = Path(self.model).expanduser()
-        if not (folder / DESCRIPTION).is_file():
+        if not checkpoint.is_saved(folder):
             if self.chunk_frames is not None:
                 raise ConfigError(
                     f"{self.model} is no rdsdk checkpoint, so it has no chunks; leave chunk_frames "

@@ -110,6 +110,11 @@ def located(folder: Path | str) -> Path:
     return next((home for home in homes if home.is_dir()), folder)
 
 
+def is_saved(folder: Path | str) -> bool:
+    """Whether a folder, or a bundled name, is a student's checkpoint."""
+    return (located(folder) / DESCRIPTION).is_file()
+
+
 def load(folder: Path | str) -> Checkpoint:
     """Read a checkpoint folder, or the one of a bundled model by its name; the student is in eval
     mode on the CPU.
@@ -147,7 +152,7 @@ def read_description(folder: Path | str) -> dict[str, object]:
     Raises:
         CheckpointError: as ``load``.
     """
-    path = Path(folder) / DESCRIPTION
+    path = located(folder) / DESCRIPTION
     if not path.is_file():
         raise CheckpointError(
             f"{folder} is not a checkpoint: it has no {DESCRIPTION}; expected a folder with "

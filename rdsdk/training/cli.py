@@ -26,9 +26,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
     """Run a recipe. See ``main`` for what it returns, ``run.run`` for what it raises."""
     vocabulary = recipe.vocabulary()
     teachers = recipe.imitation.load(vocabulary)
-    keeping = None
-    if recipe.kept_passes:
-        keeping = Keeping(recipe.kept_passes, teachers, recipe.imitation.whole)
+    keeping = Keeping.of(recipe.kept_passes, teachers, recipe.imitation)
 
     def make_module() -> Finetuning:
         student = recipe.student.build(vocabulary)
@@ -45,7 +43,7 @@ def finetune(recipe: FinetuneRecipe, resume: bool = False) -> int:
             recipe.regularisation,
             recipe.seed,
             # What is kept they are asked once, beforehand.
-            () if recipe.kept_passes else teachers,
+            () if keeping else teachers,
             recipe.imitation,
             trigram if chosen.sequence_steps else None,
         )

@@ -25,7 +25,7 @@ from rdsdk.data.kept_frames import description, keep
 from rdsdk.models.student import Student
 from rdsdk.models.tdnn import Tdnn
 from rdsdk.training.fingerprint import of_extractor, of_weights
-from rdsdk.training.imitation import Imitated, hear_alike, teacher_log_probs
+from rdsdk.training.imitation import Imitated, Imitation, hear_alike, teacher_log_probs
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Keeping:
     passes: int
     teachers: Sequence[Imitated] = ()
     whole: bool = False
+
+    @classmethod
+    def of(cls, passes: int, teachers: Sequence[Imitated], imitation: Imitation) -> Keeping | None:
+        """What a recipe's ``kept_passes`` and ``imitation`` ask for; None if nothing is kept."""
+        return cls(passes, teachers, imitation.whole) if passes else None
 
 
 def keep_frames(

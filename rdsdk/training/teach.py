@@ -124,6 +124,7 @@ def teach(recipe: TeachRecipe, resume: bool = False) -> int:
     """
     vocabulary = Vocabulary.words(recipe.lexicon)
     teachers = recipe.imitation.load(vocabulary)
+    keeping = Keeping.of(recipe.kept_passes, teachers, recipe.imitation)
 
     def make_module() -> TdnnTraining:
         return TdnnTraining(
@@ -134,13 +135,10 @@ def teach(recipe: TeachRecipe, resume: bool = False) -> int:
             recipe.regularisation,
             recipe.seed,
             # What is kept they are asked once, beforehand.
-            () if recipe.kept_passes else teachers,
+            () if keeping else teachers,
             recipe.imitation,
         )
 
-    keeping = None
-    if recipe.kept_passes:
-        keeping = Keeping(recipe.kept_passes, teachers, recipe.imitation.whole)
     return run(
         recipe,
         make_module,

@@ -65,7 +65,7 @@ def teacher_shape(source: str) -> TeacherShape:
         ConfigError: it is neither a folder with a readable config.json or model.json nor a known
             name; the message lists those.
     """
-    if (checkpoint.located(source) / checkpoint.DESCRIPTION).is_file():
+    if checkpoint.is_saved(source):
         return _ours(source)
     name = source.removeprefix("torchaudio:").removeprefix("torchaudio/")
     name = BUNDLES.get(name, name)
@@ -81,7 +81,7 @@ def teacher_shape(source: str) -> TeacherShape:
 
 
 def _ours(folder: str) -> TeacherShape:
-    description = checkpoint.read_description(checkpoint.located(folder))
+    description = checkpoint.read_description(folder)
     config = EncoderConfig.from_dict(description["architecture"])  # type: ignore[arg-type]
     return TeacherShape(
         folder,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rdsdk.errors import CheckpointError, ConfigError, DataError
-from rdsdk.models.checkpoint import DESCRIPTION, located
+from rdsdk.models.checkpoint import is_saved
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.extractor import frame_count
 
@@ -325,7 +325,7 @@ def load_teacher(
             normalize=normalize,
         )
     folder = Path(source).expanduser()
-    if (located(folder) / DESCRIPTION).is_file():
+    if is_saved(folder):
         from rdsdk.training.student_teacher import load_student
 
         if mask_padding is not None or normalize is not None:
@@ -333,7 +333,7 @@ def load_teacher(
                 f"{text} is an rdsdk checkpoint: it hides padding and takes waveforms as they are; "
                 "leave mask_padding and normalize out"
             )
-        return load_student(located(folder), whole=whole, precision=precision, one_batch=one_batch)
+        return load_student(folder, whole=whole, precision=precision, one_batch=one_batch)
     from rdsdk.training.transformers_teacher import load_transformers
 
     return load_transformers(

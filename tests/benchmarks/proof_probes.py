@@ -16,7 +16,7 @@ from rdsdk.data.augment import Timing
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.evaluation.frame_probe import Listen, hidden_states, probe
+from rdsdk.evaluation.frame_probe import Listen, errors_of, hidden_states, trained_probe
 from rdsdk.models import checkpoint
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
@@ -71,10 +71,11 @@ def probed(student: Student, vocabulary: Vocabulary, heard: Listening) -> dict[s
     chosen = cuts[:: max(1, len(cuts) // PROBE_RECORDINGS)]
     learnt = hidden_states(listen(), chosen, vocabulary)
     held_out = hidden_states(listen(), read_cuts(heard.dev), vocabulary)
-    found = asdict(probe(learnt, held_out, vocabulary))
+    probe = trained_probe(learnt, vocabulary)
+    found = asdict(errors_of(probe, held_out, vocabulary))
     if heard.gaps:
         gappy = hidden_states(listen(gaps_of), read_cuts(heard.dev), vocabulary)
-        found["gaps"] = probe(learnt, gappy, vocabulary).frame_error_rate
+        found["gaps"] = errors_of(probe, gappy, vocabulary).frame_error_rate
     return found
 
 

@@ -179,6 +179,20 @@ def test_a_teacher_of_transformers_is_probed(tmp_path: Path) -> None:
         read_command([*given, "chunk_frames=8"]).recipe.upstream()
 
 
+def test_a_bundled_student_is_probed_by_its_name_in_chunks_too() -> None:
+    contexts = []
+    for options in ([], ["chunk_frames=8"]):
+        given = arguments("superb-pr", "digits", Path("nowhere"), *options)
+        upstream = read_command(given).recipe.upstream()
+        assert isinstance(upstream, StudentTeacher)
+        assert upstream.name == "digits"
+        contexts.append(upstream.student.config.context)
+    own, given_chunks = contexts
+    assert own == checkpoint.load("digits").student.config.context
+    assert given_chunks is not None
+    assert given_chunks.chunk_frames == 8 != own.chunk_frames
+
+
 @torch.no_grad()
 def test_a_student_hears_the_chunks_it_is_given(student: Path) -> None:
     waveform = 0.1 * torch.randn(1, 32_080)
