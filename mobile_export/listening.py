@@ -12,8 +12,8 @@ import torch
 
 from mobile_export.programs import chunk_samples
 from mobile_export.vectors import Step
-from rdsdk.evaluation.hearing import streamed_frames
-from rdsdk.models.config import EncoderConfig
+from rdsdk.audio.frames import streamed_frames
+from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, EncoderConfig
 from rdsdk.runtime.program import Output, Program
 from rdsdk.runtime.stream import frame_source
 
@@ -46,7 +46,7 @@ def stepped_log_probs(step: Step, config: EncoderConfig) -> LogProbs:
 
     def heard(samples: np.ndarray) -> torch.Tensor:
         _, state = step(np.zeros(whole, np.float32), None)
-        frames = streamed_frames(len(samples))
+        frames = streamed_frames(len(samples), HOP_SAMPLES, OVERLAP_SAMPLES)
         chunks = -(-frames // chunk_frames)
         padded = np.pad(samples, (0, max(0, chunks * hop + overlap - len(samples))))
         outputs = []

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from rdsdk.audio.frames import streamed_frames
 from rdsdk.audio.samples import SAMPLE_RATE
 from rdsdk.decoding.greedy import GreedyDecoder
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ExportError
 from rdsdk.runtime.card import OVERLAP_SAMPLES
-from rdsdk.runtime.chunks import TAIL_FRAMES
 from rdsdk.runtime.endpoint import EndpointRules
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.segmenter import Segmenter
@@ -163,7 +163,7 @@ def make_vectors(
     # As the 16-bit file will hold it, so that every reader hears the same.
     waveform = np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.float32) / 32768
     chunk, whole = card.chunk_samples, card.chunk_samples + card.overlap_samples
-    heard = max(1, ceil((len(waveform) - OVERLAP_SAMPLES) / card.hop_samples)) + TAIL_FRAMES
+    heard = streamed_frames(len(waveform), card.hop_samples, OVERLAP_SAMPLES)
     chunks = ceil(heard / card.chunk_frames)
     padded = np.pad(waveform, (0, max(0, chunks * chunk + card.overlap_samples - len(waveform))))
     starts = range(0, chunks * chunk, chunk)

@@ -67,7 +67,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     # A search that goes with an artefact is the runtime's, and is asked for as it is there.
     "mobile_export.cli": ("rdsdk.models", "rdsdk.audio", "rdsdk.decoding", "rdsdk.errors"),
-    "mobile_export.listening": (*BELOW_TRAINING, "rdsdk.evaluation", "rdsdk.runtime"),
+    "mobile_export.listening": (*BELOW_TRAINING, "rdsdk.runtime"),
     "mobile_export.word_errors": (*BELOW_TRAINING, "rdsdk.evaluation", "rdsdk.runtime"),
     # A kit says what a phone must hear and say, so it hears and speaks as the runtime does.
     "mobile_export.kit": (

@@ -11,15 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdsdk.audio.frames import streamed_frames
 from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.errors import ConfigError, ModelError
 from rdsdk.models import checkpoint, tdnn
 from rdsdk.models.config import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from rdsdk.models.ctc import mean_log_probs
 from rdsdk.models.student import Student
-
-TAIL_FRAMES = 10
-"""Of silence after a recording that a streaming student hears, as in the runtime."""
 
 Hearing = Callable[[NDArray[np.float32]], Tensor]
 """A recording (S,) at 16 kHz -> log_probs (T, V)."""
@@ -41,18 +39,12 @@ def heard_log_probs(student: Student, samples: NDArray[np.float32], whole: bool 
             chunk = context.chunk_frames * HOP_SAMPLES
             overlap = student.config.overlap_samples
             _, state = student(torch.zeros(1, chunk + overlap), followed=True)
-            frames = streamed_frames(len(samples))
+            frames = streamed_frames(len(samples), HOP_SAMPLES, OVERLAP_SAMPLES)
             length = -(-frames // context.chunk_frames) * chunk + overlap
             samples = np.pad(samples, (0, length - len(samples)))
             output, _ = student(torch.from_numpy(samples)[None], state, followed=True)
     assert output.log_probs is not None
     return output.log_probs[0, :frames].clone()
-
-
-def streamed_frames(samples: int) -> int:
-    """Frames that a stream hears of so many samples: all that hold one of them, and
-    ``TAIL_FRAMES``."""
-    return max(1, -(-(samples - OVERLAP_SAMPLES) // HOP_SAMPLES)) + TAIL_FRAMES
 
 
 def load_hearing(folder: Path, chunk_frames: int | None = None) -> tuple[Hearing, Vocabulary]:

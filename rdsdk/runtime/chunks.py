@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rdsdk.audio.frames import TAIL_FRAMES, spoken_frames
 from rdsdk.runtime.layers import FrameProgram
 from rdsdk.runtime.program import Output
 from rdsdk.runtime.samples import Samples
-
-TAIL_FRAMES = 10
-"""Of silence heard after the end: a CTC symbol may come a little later than its sound."""
 
 
 class ChunkedFrames:
@@ -62,8 +60,7 @@ class ChunkedFrames:
         total = self._pending.total
         if not total or self._ended:
             return
-        # Every sample lies in some frame, and a frame without any real sample is no frame.
-        missing = max(1, -(-(total - self._frame_overlap) // self._hop)) - self._frames
+        missing = spoken_frames(total, self._hop, self._frame_overlap) - self._frames
         rest = self._pending.first(len(self._pending))
         chunks = -(-(missing + TAIL_FRAMES) * self._hop // self._chunk)
         # What is there of the last chunk's right context may reach beyond it.

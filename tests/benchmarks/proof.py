@@ -5,14 +5,14 @@ data/phones/dev.jsonl --output runs/proof [--unlabelled FILE ...] [--seeds 0 1 2
 [--parallel 2] [--config arm-mini] [--device cpu] [--masks]``. Each variant of the recipe is
 distilled from the teacher by ``rdsdk distill`` on recordings without their transcripts, once a
 seed; then a linear probe (``rdsdk.evaluation.frame_probe``) on its frozen hidden states names the
-phone of each frame of speakers it never heard. The table gives the mean over seeds, the spread
+phone of each frame of speakers it never heard; in another column 40 % of each recording is masked,
+as lost packets are, and to be named all the same. The table gives the mean over seeds, the spread
 (largest less smallest), and how each seed differs from the same seed of the first variant: runs of
 one seed saw the same batches and masks. The last rows go through ``rdsdk finetune`` on the aligned
 recordings and count the same errors of the student's own head: with and without distillation, then
-after each way to mask. ``--masks`` compares the ways to mask and nothing else, without fine-tuning,
-and hears recordings with gaps as well: in another column 40 % of each is masked, as lost packets
-are. What is in the output folder already is not run again; ``proof.json`` and ``proof.png`` beside
-the runs hold the figures and a plot of every student.
+after each way to mask. ``--masks`` compares the ways to mask and nothing else, without fine-tuning.
+What is in the output folder already is not run again; ``proof.json`` and ``proof.png`` beside the
+runs hold the figures and a plot of every student.
 """
 
 from __future__ import annotations
@@ -146,17 +146,17 @@ class Row:
     """Frames named wrongly, %."""
     spoken: list[float]
     """The same of the frames in which a phone is spoken."""
+    gaps: list[float]
+    """``frames`` in recordings with gaps."""
     beside: list[float] | None = None
     """``frames`` less that of the same seed in the row compared with."""
-    gaps: list[float] | None = None
-    """``frames`` in recordings with gaps, where they were heard."""
 
     def markdown(self) -> str:
         beside = "-"
         if self.beside is not None:
             beside = ", ".join(f"{each:+.1f}" for each in self.beside)
         cells = [f"{self.parameters / 1e6:.2f}", f"{len(self.frames)}"]
-        for rates in (self.frames, self.spoken, *([self.gaps] if self.gaps else [])):
+        for rates in (self.frames, self.spoken, self.gaps):
             spread = f" ({max(rates) - min(rates):.1f})" if len(rates) > 1 else ""
             cells.append(f"{sum(rates) / len(rates):.1f}{spread}")
         return f"| {self.label} | {' | '.join([*cells, beside])} |"
@@ -166,15 +166,14 @@ def row(
     label: str, results: Sequence[dict[str, Any]], parameters: int, base: Row | None = None
 ) -> Row:
     """What the runs of a variant, seed by seed, found; ``base`` is what they are compared with."""
-    frames, spoken = (
+    frames, spoken, gaps = (
         [100 * result[key] for result in results]
-        for key in ("frame_error_rate", "symbol_frame_error_rate")
+        for key in ("frame_error_rate", "symbol_frame_error_rate", "gaps")
     )
     beside = None
     if base is not None:
         beside = [mine - its for mine, its in zip(frames, base.frames, strict=True)]
-    gaps = [100 * result["gaps"] for result in results if "gaps" in result]
-    return Row(label, parameters, frames, spoken, beside, gaps or None)
+    return Row(label, parameters, frames, spoken, gaps, beside)
 
 
 def main() -> int:
@@ -225,13 +224,13 @@ class Results:
         self.rows: list[Row] = []
         base = next(iter(VARIANTS))
         self.variants = [base, *MASKINGS] if options.masks else list(VARIANTS)
-        self.listening = Listening(options.train, options.dev, options.device, options.masks)
-        gaps = "| in recordings with gaps, % " if options.masks else ""
+        self.listening = Listening(options.train, options.dev, options.device)
         print(
             "| | M parameters | seeds | frames named wrongly, % (spread) "
-            f"| of those with a phone, % {gaps}| each seed beside the first variant |"
+            "| of those with a phone, % | in recordings with gaps, % "
+            "| each seed beside the first variant |"
         )
-        print("|---|---|---|---|---|---|" + "---|" * options.masks, flush=True)
+        print("|---|---|---|---|---|---|---|", flush=True)
 
     def say(self, line: Row) -> Row:
         """Print a line, and keep all lines so far as JSON and as a plot."""

@@ -17,7 +17,7 @@ class Line(Protocol):
     @property
     def frames(self) -> list[float]: ...
     @property
-    def gaps(self) -> list[float] | None: ...
+    def gaps(self) -> list[float]: ...
 
 
 def draw_proof(path: Path, rows: Sequence[Line]) -> None:
@@ -26,9 +26,7 @@ def draw_proof(path: Path, rows: Sequence[Line]) -> None:
     figure = Figure(figsize=(8, 0.8 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for at, line in enumerate(rows):
-        for rates, fill in ((line.frames, "tab:blue"), (line.gaps or [], "none")):
-            if not rates:
-                continue
+        for rates, fill in ((line.frames, "tab:blue"), (line.gaps, "none")):
             mean = sum(rates) / len(rates)
             axes.plot(rates, [at] * len(rates), "o", color="tab:blue", mfc=fill, alpha=0.6)
             axes.plot([mean, mean], [at - 0.3, at + 0.3], color="tab:red", linewidth=2)
@@ -42,10 +40,7 @@ def draw_proof(path: Path, rows: Sequence[Line]) -> None:
             )
     axes.set_yticks(range(len(rows)), [line.label for line in rows], fontsize=8)
     axes.invert_yaxis()
-    rings = any(line.gaps for line in rows)
-    axes.set_xlabel(
-        "frames of unseen speakers named wrongly, %" + "\n(rings: in recordings with gaps)" * rings
-    )
+    axes.set_xlabel("frames of unseen speakers named wrongly, %\n(rings: in recordings with gaps)")
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.08, y=0.06)
     figure.savefig(path, dpi=110)

@@ -38,13 +38,11 @@ class Listening:
     Args:
         train, dev: aligned manifests.
         device: where the student runs.
-        gaps: dev is heard once more, with gaps.
     """
 
     train: Path
     dev: Path
     device: str
-    gaps: bool = False
 
 
 def gaps_of(waveform: Tensor) -> Tensor:
@@ -55,7 +53,8 @@ def gaps_of(waveform: Tensor) -> Tensor:
 
 
 def probed(student: Student, vocabulary: Vocabulary, heard: Listening) -> dict[str, Any]:
-    """Errors of a linear probe on a student's hidden states; it learns from whole recordings."""
+    """Errors of a linear probe on a student's hidden states; it learns from whole recordings and
+    is asked of recordings with gaps as well."""
     student.to(heard.device)
 
     def listen(mask: Mask | None = None) -> Listen:
@@ -73,26 +72,39 @@ def probed(student: Student, vocabulary: Vocabulary, heard: Listening) -> dict[s
     held_out = hidden_states(listen(), read_cuts(heard.dev), vocabulary)
     probe = trained_probe(learnt, vocabulary)
     found = asdict(errors_of(probe, held_out, vocabulary))
-    if heard.gaps:
-        gappy = hidden_states(listen(gaps_of), read_cuts(heard.dev), vocabulary)
-        found["gaps"] = errors_of(probe, gappy, vocabulary).frame_error_rate
+    gappy = hidden_states(listen(gaps_of), read_cuts(heard.dev), vocabulary)
+    found["gaps"] = errors_of(probe, gappy, vocabulary).frame_error_rate
     return found
 
 
 def head_errors(folder: Path, heard: Listening) -> dict[str, Any]:
-    """Errors of a fine-tuned student's own head."""
+    """Errors of a fine-tuned student's own head, in whole recordings and in those with gaps."""
     source = checkpoint.load(folder)
     assert source.vocabulary is not None
     student = source.student.to(heard.device)
-    wrong = spoken_wrong = frames = spoken = 0
+    wrong = spoken_wrong = gaps_wrong = frames = spoken = 0
     for cut in read_cuts(heard.dev):
-        with torch.no_grad():
-            output, _ = student(torch.from_numpy(load_waveform(cut))[None].to(heard.device))
-        assert output.log_probs is not None
-        named = output.log_probs[0].argmax(dim=1).cpu()
-        targets = frame_targets(cut, source.vocabulary, len(named), Timing())
-        missed, speech = named != targets, targets != source.vocabulary.blank
+        waveform = torch.from_numpy(load_waveform(cut))[None]
+        targets = frame_targets(cut, source.vocabulary, frame_count(waveform.shape[1]), Timing())
+        missed, gaps_missed = (
+            _named(student, waveform.to(heard.device), mask) != targets
+            for mask in (None, gaps_of(waveform).to(heard.device))
+        )
+        speech = targets != source.vocabulary.blank
         wrong += int(missed.sum())
         spoken_wrong += int(missed[speech].sum())
-        frames, spoken = frames + len(named), spoken + int(speech.sum())
-    return {"frame_error_rate": wrong / frames, "symbol_frame_error_rate": spoken_wrong / spoken}
+        gaps_wrong += int(gaps_missed.sum())
+        frames, spoken = frames + len(targets), spoken + int(speech.sum())
+    return {
+        "frame_error_rate": wrong / frames,
+        "symbol_frame_error_rate": spoken_wrong / spoken,
+        "gaps": gaps_wrong / frames,
+    }
+
+
+def _named(student: Student, waveform: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """The symbol (T,) that the head finds likeliest in each frame of a recording (1, S)."""
+    with torch.no_grad():
+        output, _ = student(waveform, frame_mask=frame_mask)
+    assert output.log_probs is not None
+    return output.log_probs[0].argmax(dim=1).cpu()

@@ -6,9 +6,8 @@ from tests.benchmarks.proof import row
 from tests.benchmarks.proof_probes import GAP_FRAMES, GAP_SHARE, gaps_of
 
 
-def result(frames: float, gaps: float | None = None) -> dict[str, float]:
-    found = {"frame_error_rate": frames, "symbol_frame_error_rate": frames + 0.1}
-    return found if gaps is None else found | {"gaps": gaps}
+def result(frames: float, gaps: float) -> dict[str, float]:
+    return {"frame_error_rate": frames, "symbol_frame_error_rate": frames + 0.1, "gaps": gaps}
 
 
 def test_gaps_are_the_recordings_own_and_as_many_as_they_should_be():
@@ -29,5 +28,5 @@ def test_a_line_has_means_spreads_and_each_seed_beside_the_first_variant():
     other = row("other", [result(0.45, 0.5), result(0.42, 0.5)], 2_290_000, base)
     assert base.markdown() == "| first | 2.29 | 2 | 45.0 (10.0) | 55.0 (10.0) | 62.0 (4.0) | - |"
     assert other.markdown().endswith("| 50.0 (0.0) | -5.0, +2.0 |")
-    plain = row("plain", [result(0.5)], 1_000_000)
-    assert plain.markdown() == "| plain | 1.00 | 1 | 50.0 | 60.0 | - |"
+    single = row("single", [result(0.5, 0.7)], 1_000_000)
+    assert single.markdown() == "| single | 1.00 | 1 | 50.0 | 60.0 | 70.0 | - |"

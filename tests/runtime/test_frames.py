@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rdsdk.audio.frames import TAIL_FRAMES
 from rdsdk.errors import ModelError
-from rdsdk.runtime.chunks import TAIL_FRAMES, ChunkedFrames
+from rdsdk.runtime.chunks import ChunkedFrames
 from rdsdk.runtime.program import Program
 from rdsdk.runtime.samples import Samples
 from rdsdk.runtime.windows import WindowedFrames
