@@ -7,7 +7,7 @@ TAIL_FRAMES = 10
 """Of silence heard after the end: a CTC symbol may come a little later than its sound."""
 
 
-def spoken_frames(samples: int, hop_samples: int, overlap_samples: int) -> int:
+def recording_frames(samples: int, hop_samples: int, overlap_samples: int) -> int:
     """Frames that hold a real sample, one at least: every sample lies in some frame, and a frame
     shares ``overlap_samples`` with the next."""
     return max(1, -(-(samples - overlap_samples) // hop_samples))
@@ -15,4 +15,4 @@ def spoken_frames(samples: int, hop_samples: int, overlap_samples: int) -> int:
 
 def streamed_frames(samples: int, hop_samples: int, overlap_samples: int) -> int:
     """Frames that a stream hears: those, and ``TAIL_FRAMES``."""
-    return spoken_frames(samples, hop_samples, overlap_samples) + TAIL_FRAMES
+    return recording_frames(samples, hop_samples, overlap_samples) + TAIL_FRAMES

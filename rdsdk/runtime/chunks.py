@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rdsdk.audio.frames import TAIL_FRAMES, spoken_frames
+from rdsdk.audio.frames import TAIL_FRAMES, recording_frames
 from rdsdk.runtime.layers import FrameProgram
 from rdsdk.runtime.program import Output
 from rdsdk.runtime.samples import Samples
@@ -60,7 +60,7 @@ class ChunkedFrames:
         total = self._pending.total
         if not total or self._ended:
             return
-        missing = spoken_frames(total, self._hop, self._frame_overlap) - self._frames
+        missing = recording_frames(total, self._hop, self._frame_overlap) - self._frames
         rest = self._pending.first(len(self._pending))
         chunks = -(-(missing + TAIL_FRAMES) * self._hop // self._chunk)
         # What is there of the last chunk's right context may reach beyond it.
