@@ -1,5 +1,6 @@
 """How many frames a stream makes of so many samples: one rule for the runtime, evaluations of
-checkpoints and test vectors."""
+checkpoints and test vectors. A full-context model shares the first half of it, where a recording is
+shorter than what it takes."""
 
 from __future__ import annotations
 

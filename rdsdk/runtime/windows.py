@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rdsdk.audio.frames import recording_frames
 from rdsdk.errors import ConfigError
 from rdsdk.runtime.layers import FrameProgram
 from rdsdk.runtime.program import Output
@@ -65,7 +66,7 @@ class WindowedFrames:
         if length < self._least:
             waveform = np.pad(waveform, (0, self._least - length))
             if self._is_first:
-                frames = max(1, -(-(length - self._overlap) // self._hop))
+                frames = recording_frames(length, self._hop, self._overlap)
         output = self._program.forward(waveform)
         self._pending = Samples()
         yield _cut(output, self._skip, frames)
