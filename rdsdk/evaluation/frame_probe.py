@@ -116,14 +116,18 @@ def errors_of(model: Probe, held_out: ProbeData, vocabulary: Vocabulary) -> Prob
         named = torch.cat(
             [model(part.float()).argmax(dim=1) for part in held_out.hidden.split(8192, dim=1)]
         )
-    wrong = named != held_out.targets
-    spoken = held_out.targets != vocabulary.blank
-    return ProbeResult(
-        float(wrong.float().mean()),
-        float(wrong[spoken].float().mean()),
-        len(wrong),
-        tuple(model.mix.softmax(dim=0).tolist()),
-    )
+    of_frames, of_symbols = frame_error_rates(named, held_out.targets, vocabulary)
+    layer_weights = tuple(model.mix.softmax(dim=0).tolist())
+    return ProbeResult(of_frames, of_symbols, len(named), layer_weights)
+
+
+def frame_error_rates(
+    named: Tensor, targets: Tensor, vocabulary: Vocabulary
+) -> tuple[float, float]:
+    """Of frames (N,): the share that is named wrongly, and that of those with a symbol spoken."""
+    wrong = named != targets
+    spoken = targets != vocabulary.blank
+    return float(wrong.float().mean()), float(wrong[spoken].float().mean())
 
 
 def probe(

@@ -16,7 +16,13 @@ from rdsdk.data.augment import Timing
 from rdsdk.data.manifest import read_cuts
 from rdsdk.data.waveform import load_waveform
 from rdsdk.decoding.vocabulary import Vocabulary
-from rdsdk.evaluation.frame_probe import Listen, errors_of, hidden_states, trained_probe
+from rdsdk.evaluation.frame_probe import (
+    Listen,
+    errors_of,
+    frame_error_rates,
+    hidden_states,
+    trained_probe,
+)
 from rdsdk.models import checkpoint
 from rdsdk.models.extractor import frame_count
 from rdsdk.models.student import Student
@@ -82,24 +88,17 @@ def head_errors(folder: Path, heard: Listening) -> dict[str, Any]:
     source = checkpoint.load(folder)
     assert source.vocabulary is not None
     student = source.student.to(heard.device)
-    wrong = spoken_wrong = gaps_wrong = frames = spoken = 0
+    named, gaps_named, targets = [], [], []
     for cut in read_cuts(heard.dev):
         waveform = torch.from_numpy(load_waveform(cut))[None]
-        targets = frame_targets(cut, source.vocabulary, frame_count(waveform.shape[1]), Timing())
-        missed, gaps_missed = (
-            _named(student, waveform.to(heard.device), mask) != targets
-            for mask in (None, gaps_of(waveform).to(heard.device))
-        )
-        speech = targets != source.vocabulary.blank
-        wrong += int(missed.sum())
-        spoken_wrong += int(missed[speech].sum())
-        gaps_wrong += int(gaps_missed.sum())
-        frames, spoken = frames + len(targets), spoken + int(speech.sum())
-    return {
-        "frame_error_rate": wrong / frames,
-        "symbol_frame_error_rate": spoken_wrong / spoken,
-        "gaps": gaps_wrong / frames,
-    }
+        gaps = gaps_of(waveform).to(heard.device)
+        named.append(_named(student, waveform.to(heard.device), None))
+        gaps_named.append(_named(student, waveform.to(heard.device), gaps))
+        targets.append(frame_targets(cut, source.vocabulary, len(named[-1]), Timing()))
+    wanted = torch.cat(targets)
+    whole, spoken = frame_error_rates(torch.cat(named), wanted, source.vocabulary)
+    with_gaps, _ = frame_error_rates(torch.cat(gaps_named), wanted, source.vocabulary)
+    return {"frame_error_rate": whole, "symbol_frame_error_rate": spoken, "gaps": with_gaps}
 
 
 def _named(student: Student, waveform: Tensor, frame_mask: Tensor | None) -> Tensor:
