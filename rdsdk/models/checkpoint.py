@@ -65,7 +65,11 @@ def in_context(
 
 
 def save(folder: Path | str, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint folder; files are replaced whole, so a crash never leaves half of one."""
+    """Write a checkpoint folder; files are replaced whole, so a crash never leaves half of one.
+
+    Raises:
+        CheckpointError: the student is sharded (see ``write_whole``).
+    """
     folder = Path(folder)
     student = checkpoint.student
     description: dict[str, object] = {
@@ -85,11 +89,22 @@ def write_whole(
     """Write a module's weights in float32 and a description, files of these names, into a folder.
 
     Each is replaced whole, so a crash never leaves half of one.
+
+    Raises:
+        CheckpointError: a weight is not all here, but shared out over processes; nothing is
+            written.
     """
+    held = module.state_dict()
+    # Its storage is not to be asked for: it has none, and safetensors would only find out late.
+    if parts := [name for name, tensor in held.items() if type(tensor) is not Tensor]:
+        raise CheckpointError(
+            f"{len(parts)} of {len(held)} weights are a {type(held[parts[0]]).__name__}, not a "
+            f"whole Tensor (the first is {parts[0]}); gather a sharded student with "
+            "rdsdk.training.sharding.whole, in all processes, and save what it gives"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in module.state_dict().items()
+        name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in held.items()
     }
     save_file(tensors, folder / (weights + ".part"))
     (folder / (description + ".part")).write_text(json.dumps(described, indent=1) + "\n")

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 
+from rdsdk.errors import CheckpointError
 from rdsdk.models import checkpoint
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import preset
@@ -68,8 +69,8 @@ def ungathered(folder: Path) -> None:
     mine = folder / f"ungathered{os.environ['RANK']}"
     try:
         checkpoint.save(mine, Checkpoint(student))
-    except RuntimeError as error:
-        (mine / "refused").write_text(str(error))
+    except CheckpointError as error:
+        (folder / f"refused{os.environ['RANK']}").write_text(str(error))
     parts = checkpoint.save(
         folder / f"parts{os.environ['RANK']}", Checkpoint(Student(preset("tiny")))
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
-import subprocess
-import sys
+import warnings
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, NamedTuple
 
 import distil_gradients
@@ -15,7 +15,7 @@ import pytest
 import sharded_runs
 import torch
 from distil_setup import write_recipe, write_teacher
-from run_process import finish
+from run_process import died_natively, finish, finish_pair
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,7 +24,6 @@ from rdsdk.models import checkpoint
 from rdsdk.training import cli, distill
 from rdsdk.training.run_recipe import Hardware
 
-ROOT = Path(__file__).parent.parent.parent
 Tensors = dict[str, Tensor]
 
 
@@ -39,7 +38,17 @@ class Left(NamedTuple):
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory, corpus: tuple[Path, Path]) -> Left:
-    folder = tmp_path_factory.mktemp("processes")
+    found, done = run_pair(tmp_path_factory.mktemp("processes"), corpus)
+    if died_natively(done.stderr):
+        # Once in some sixty runs of CI torch freed something twice, in a process with gloo's
+        # threads; no native code here is ours. Where it was stands in the warning.
+        warnings.warn(f"a process aborted, and all is run once more:\n{done.stderr}", stacklevel=1)
+        found, done = run_pair(tmp_path_factory.mktemp("processes"), corpus)
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+def run_pair(folder: Path, corpus: tuple[Path, Path]) -> tuple[Left, CompletedProcess[str]]:
     teacher = write_teacher(folder / "teacher")
     distil = write_recipe(
         folder,
@@ -51,17 +60,8 @@ def left(tmp_path_factory: pytest.TempPathFactory, corpus: tuple[Path, Path]) ->
         hardware={"accelerator": "cpu", "devices": 2, "workers": 0},
     )
     finetune = write_finetuning(folder, corpus)
-    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", sharded_runs.__file__]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *command, str(folder), str(teacher), str(distil), str(finetune)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    return Left(folder, ["--config", str(distil)], ["--config", str(finetune)])
+    done = finish_pair(sharded_runs.__file__, folder, teacher, distil, finetune)
+    return Left(folder, ["--config", str(distil)], ["--config", str(finetune)]), done
 
 
 def write_finetuning(folder: Path, corpus: tuple[Path, Path]) -> Path:
@@ -158,9 +158,9 @@ def test_a_sharded_run_goes_on_in_one_process(left: Left, run: str, tmp_path: Pa
 
 def test_an_ungathered_student_is_not_saved_or_not_loaded(left: Left) -> None:
     for rank in (0, 1):
-        assert (left.folder / f"ungathered{rank}" / "refused").is_file()
-        with pytest.raises(CheckpointError):
-            checkpoint.load(left.folder / f"ungathered{rank}")
+        refused = (left.folder / f"refused{rank}").read_text()
+        assert re.match(r"(\d+) of \1 weights are a DTensor, .*sharding\.whole", refused)
+        assert not (left.folder / f"ungathered{rank}").exists()
         with pytest.raises(CheckpointError, match="misshapen"):
             checkpoint.load(left.folder / f"parts{rank}")
 
@@ -191,3 +191,18 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones(tmp_path: Path) -> N
 def test_what_sharding_cannot_do_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Hardware(**{"strategy": "fsdp", **changes})
+
+
+@pytest.mark.parametrize(
+    ("end", "native"), [("os.abort()", True), ("raise SystemExit(3)", False), ("pass", False)]
+)
+def test_an_abort_in_native_code_is_told_from_other_failures(
+    end: str, native: bool, tmp_path: Path
+) -> None:
+    script = tmp_path / "end.py"
+    script.write_text(f"import os\nif os.environ['RANK'] == '1':\n    {end}\n")
+    done = finish_pair(str(script))
+    assert (done.returncode == 0) is (end == "pass")
+    assert died_natively(done.stderr) is native
+    # What aborts says where.
+    assert ('end.py", line 3 in <module>' in done.stderr) is native
