@@ -20,6 +20,7 @@ from rdsdk.decoding.vocabulary import Vocabulary
 from rdsdk.models.checkpoint import Checkpoint
 from rdsdk.models.config import Context, ConvLayer, EncoderConfig, preset
 from rdsdk.models.student import Student
+from tests.mobile_export.shared_exports import shared, shared_package
 from tests.models.conftest import sharpen
 
 STREAMING = preset("tiny")
@@ -76,14 +77,20 @@ def small() -> Checkpoint:
 @pytest.fixture(scope="session")
 def small_fp32(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """With every method, and hidden states of the first layer beside the last."""
-    path = tmp_path_factory.mktemp("small-fp32") / "small.pte"
-    return export(small, path, "fp32", method_names=METHODS, layers=[1])
+
+    def make(folder: Path) -> Exported:
+        return export(small, folder / "small.pte", "fp32", method_names=METHODS, layers=[1])
+
+    return shared(tmp_path_factory, "small-fp32", make)
 
 
 @pytest.fixture(scope="session")
 def small_int8(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    path = tmp_path_factory.mktemp("small-int8") / "small.pte"
-    return export(small, path, "int8", name="small-test", measured={"wer": 0.5})
+    def make(folder: Path) -> Exported:
+        path = folder / "small.pte"
+        return export(small, path, "int8", name="small-test", measured={"wer": 0.5})
+
+    return shared(tmp_path_factory, "small-int8", make)
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +124,10 @@ def full_context() -> Checkpoint:
 def full_context_fp32(
     full_context: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:
-    return export(full_context, tmp_path_factory.mktemp("full") / "features.pte", "fp32")
+    def make(folder: Path) -> Exported:
+        return export(full_context, folder / "features.pte", "fp32")
+
+    return shared(tmp_path_factory, "full-context-fp32", make)
 
 
 @pytest.fixture
@@ -130,11 +140,15 @@ def exact_packages(
     streaming: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """A float32 Core ML package of each function of the streaming student."""
-    folder = tmp_path_factory.mktemp("exact")
-    return {
-        name: export_coreml(streaming, folder / f"{name}.mlpackage", "fp32", functions=[name]).path
-        for name in ("forward", "step")
-    }
+
+    def of(function: str) -> ExportedPackage:
+        def make(folder: Path) -> ExportedPackage:
+            path = folder / f"{function}.mlpackage"
+            return export_coreml(streaming, path, "fp32", functions=[function])
+
+        return shared_package(tmp_path_factory, f"exact-{function}", make)
+
+    return {function: of(function).path for function in ("forward", "step")}
 
 
 @pytest.fixture(scope="session")
@@ -142,8 +156,12 @@ def streaming_package(
     streaming: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportedPackage:
     """Both functions, int8."""
-    path = tmp_path_factory.mktemp("package") / "tiny.mlpackage"
-    return export_coreml(streaming, path, "int8", name="tiny-test", measured={"wer": 0.5})
+
+    def make(folder: Path) -> ExportedPackage:
+        path = folder / "tiny.mlpackage"
+        return export_coreml(streaming, path, "int8", name="tiny-test", measured={"wer": 0.5})
+
+    return shared_package(tmp_path_factory, "package-int8", make)
 
 
 @pytest.fixture(scope="session")
